@@ -1,0 +1,1 @@
+"""MortalGPU: shares the NVIDIA GPUs of one node between Kubernetes workloads and holds each container to its memory."""

@@ -1,0 +1,1 @@
+"""The port to the GPU driver, and its adapter over NVML."""
