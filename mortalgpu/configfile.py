@@ -1,0 +1,304 @@
+"""Reads the configuration: a YAML file, then the environment, then flags; later ones override.
+
+Rules:
+1. The file holds the tree of `config`, or is a chart's values file whose `config:` key holds it.
+2. `MORTALGPU_<KEY_PATH>` overrides a key: the path's words in upper case, with or without underscores between words
+   (`deviceManager.deviceCacheTTL` is MORTALGPU_DEVICE_MANAGER_DEVICE_CACHE_TTL). Variables that name no key are left alone,
+   since Kubernetes itself sets MORTALGPU_SERVICE_HOST and the like for a Service called mortalgpu.
+3. `--set key.path=value` overrides both; a path that names no key is an error.
+4. Every error is a ConfigError that names the key, and never shows the value of a secret.
+"""
+
+import difflib
+import itertools
+import re
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import msgspec
+import yaml
+
+from mortalgpu.config import PATTERN_HINTS, Config, check
+from mortalgpu.errors import ConfigError
+
+Tree = dict[str, Any]
+
+CHART_KEYS = (
+    *("affinity", "clusterRole", "config", "dashboard", "exporter", "extraEnv", "fullnameOverride", "global", "image"),
+    *("imagePullSecrets", "livenessProbe", "nameOverride", "networkPolicy", "nodeSelector", "podAnnotations", "podLabels"),
+    *("podSecurityContext", "priorityClassName", "prometheusRule", "rbac", "readinessProbe", "resources", "runtimeClassName"),
+    *("scc", "securityContext", "service", "serviceAccount", "tolerations", "updateStrategy"),
+)
+"""What may stand beside `config` in a chart's values file."""
+
+_PATH_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]")
+_AT = re.compile(r"^(?P<problem>.*?)(?: - at `\$(?P<path>.*)`)?$", re.DOTALL)
+_UNKNOWN = re.compile(r"^Object contains unknown field `(?P<name>.*)`$", re.DOTALL)
+_MISSING = re.compile(r"^Object missing required field `(?P<name>.*)`$")
+_SECRETS = ("jwtSecret", "deviceToken", "containerToken", "previousJwtSecret")
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """PyYAML's safe loader, but a key written twice is an error instead of the last one winning."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Build a mapping; raises yaml.MarkedYAMLError for a repeated key."""
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, (list, dict)) or key in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key {key!r} is written twice", problem_mark=key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def load(path: str, environ: Mapping[str, str], overrides: Sequence[str] = ()) -> Config:
+    """Read, override, convert and check the configuration at `path`; an empty path means all defaults.
+
+    `overrides` are `key.path=value` texts from flags. Reads one file; blocks. Raises ConfigError.
+    """
+    tree = _read(path) if path else {}
+    for name, value in environ.items():
+        _apply_variable(tree, name, value)
+    for override in overrides:
+        _apply_flag(tree, override)
+    config = convert(tree)
+    check(config)
+    return config
+
+
+def convert(tree: Tree) -> Config:
+    """Turn a plain tree into a Config. Raises ConfigError naming the first wrong key and its value."""
+    try:
+        return msgspec.convert(tree, Config)
+    except msgspec.ValidationError as error:
+        raise _explain(str(error), tree) from None
+
+
+def _read(path: str) -> Tree:
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(path, f"cannot be read: {error.strerror}; give --config a readable file") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(path, f"is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    try:
+        tree = yaml.load(text, Loader=_UniqueKeyLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigError(path, f"is no valid YAML{where}: {error.problem or error.context}") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        problem = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(path, f"is no valid YAML: {problem}") from None
+    return _config_of(path, {} if tree is None else tree)
+
+
+def _config_of(path: str, tree: object) -> Tree:
+    if not isinstance(tree, dict):
+        raise ConfigError(path, f"holds {_kind(tree)}, not a mapping of keys")
+    _refuse_odd_keys("config", tree)
+    if "config" not in tree:
+        return tree
+    for key in tree:
+        if key not in CHART_KEYS:
+            raise ConfigError(str(key), f"unknown key beside `config` in {path}{_suggest(str(key), CHART_KEYS)}")
+    inner = tree["config"]
+    if inner is None:
+        return {}
+    if not isinstance(inner, dict):
+        raise ConfigError("config", f"expected object, got {_kind(inner)}")
+    return inner
+
+
+def _refuse_odd_keys(where: str, value: object) -> None:
+    if isinstance(value, list):
+        for number, entry in enumerate(value):
+            _refuse_odd_keys(f"{where}[{number}]", entry)
+    if isinstance(value, dict):
+        for key, below in value.items():
+            if not isinstance(key, str):
+                raise ConfigError(where, f"has the key {key!r}, which YAML reads as {_kind(key)}; put it in quotes")
+            _refuse_odd_keys(f"{where}.{key}", below)
+
+
+# Overriding: paths of keys, walked over the types.
+
+
+def _struct_of(kind: Any) -> type[msgspec.Struct] | None:
+    return kind if isinstance(kind, type) and issubclass(kind, msgspec.Struct) else None
+
+
+def _step(kind: Any, rest: str) -> Iterator[tuple[str | int, Any, str]]:
+    """Yield (step, type below it, what is left) for every key of `kind` that `rest`, squeezed upper case, may begin with."""
+    struct = _struct_of(kind)
+    if struct is not None:
+        for info in msgspec.structs.fields(struct):
+            squeezed = info.encode_name.upper()
+            if rest.startswith(squeezed):
+                yield info.encode_name, info.type, rest[len(squeezed) :]
+    elif get_origin(kind) is tuple and (number := re.match(r"\d+", rest)):
+        yield int(number.group()), get_args(kind)[0], rest[number.end() :]
+
+
+def _find(kind: Any, rest: str) -> tuple[str | int, ...] | None:
+    if not rest:
+        return ()
+    for step, below, left in _step(kind, rest):
+        tail = _find(below, left)
+        if tail is not None:
+            return (step, *tail)
+    return None
+
+
+def _apply_variable(tree: Tree, name: str, value: str) -> None:
+    if not name.startswith("MORTALGPU_"):
+        return
+    path = _find(Config, name.removeprefix("MORTALGPU_").replace("_", "").upper())
+    if path:
+        _put(tree, path, _scalar(value, name), name)
+
+
+def _apply_flag(tree: Tree, override: str) -> None:
+    key, equals, value = override.partition("=")
+    squeezed = re.sub(r"[.\[\]]", "", key.removeprefix("config.")).upper()
+    path = _find(Config, squeezed) if equals else None
+    if not path:
+        raise ConfigError(f"--set {override}", "names no key; write key.path=value, e.g. log.verbose=true")
+    _put(tree, path, _scalar(value, f"--set {key}"), f"--set {key}")
+
+
+def _scalar(text: str, source: str) -> object:
+    try:
+        return yaml.load(text, Loader=_UniqueKeyLoader)
+    except yaml.YAMLError:
+        raise ConfigError(source, "its value is no valid YAML; quote it") from None
+
+
+def _put(tree: Tree, path: tuple[str | int, ...], value: object, source: str) -> None:
+    if isinstance(path[0], str) and isinstance(path[1] if len(path) > 1 else None, int) and path[0] not in tree:
+        tree[path[0]] = msgspec.json.decode(msgspec.json.encode(Config()))[path[0]]
+    place: Any = tree
+    for step, following in itertools.pairwise(path):
+        place = _descend(place, step, [] if isinstance(following, int) else {}, source)
+    last = path[-1]
+    if isinstance(last, int) and isinstance(place, list) and last == len(place):
+        place.append(value)
+    elif _fits(place, last):
+        place[last] = _as_text_if_key_is(value, path)
+    else:
+        raise ConfigError(source, f"cannot be set: there is no place for {last!r} in what the file says above it")
+
+
+def _descend(place: Any, step: str | int, empty: Any, source: str) -> Any:
+    if isinstance(place, list) and isinstance(step, int) and step == len(place):
+        place.append(empty)
+    if isinstance(place, dict) and place.get(step) is None:
+        place[step] = empty
+    if not _fits(place, step):
+        raise ConfigError(source, f"cannot be set: there is no entry {step!r} above it")
+    return place[step]
+
+
+def _fits(place: object, step: str | int) -> bool:
+    if isinstance(step, int):
+        return isinstance(place, list) and step < len(place)
+    return isinstance(place, dict)
+
+
+def _as_text_if_key_is(value: object, path: tuple[str | int, ...]) -> object:
+    """A variable has no quotes of its own: where the key wants text, a number or a boolean is taken as the text it is."""
+    kind: Any = Config
+    for step in path:
+        struct = _struct_of(kind)
+        if struct is not None:
+            kind = next(info.type for info in msgspec.structs.fields(struct) if info.encode_name == step)
+        elif get_origin(kind) is tuple:
+            kind = get_args(kind)[0]
+    wants_text = kind is str or (get_args(kind) and get_args(kind)[0] is str)
+    return str(value) if wants_text and isinstance(value, (int, float)) else ("" if wants_text and value is None else value)
+
+
+# Explaining what msgspec found.
+
+
+def _explain(message: str, tree: Tree) -> ConfigError:
+    found = _AT.match(message)
+    problem, path = (found["problem"], found["path"] or "") if found else (message, "")
+    if path.endswith("[...]"):
+        path = _with_key(path, tree)
+    unknown = _UNKNOWN.match(problem)
+    if unknown:
+        names = _names_at(path)
+        return ConfigError(f"config{path}.{unknown['name']}", f"unknown key{_suggest(unknown['name'], names)}")
+    missing = _MISSING.match(problem)
+    if missing:
+        return ConfigError(f"config{path}.{missing['name']}", "is required and missing")
+    return ConfigError(f"config{path}", _plain(problem, path) + _shown(path, tree))
+
+
+def _with_key(path: str, tree: Tree) -> str:
+    """Name the wrong entry of a mapping, which msgspec leaves as `[...]`."""
+    above = path.removesuffix("[...]")
+    allowed = get_args(_type_at(path))
+    entries: Any = tree
+    for step in _steps(above):
+        entries = entries[step]
+    return above + "." + next((key for key, value in entries.items() if value not in allowed), "*")
+
+
+def _plain(problem: str, path: str) -> str:
+    if "matching regex" in problem:
+        return next(hint for pattern, hint in PATTERN_HINTS.items() if repr(pattern) in problem)
+    if problem.startswith("Invalid enum value"):
+        return f"is none of {', '.join(map(str, get_args(_type_at(path))))}"
+    plain = problem.replace("`", "")
+    return plain[:1].lower() + plain[1:]
+
+
+def _steps(path: str) -> list[str | int]:
+    steps: list[str | int] = []
+    for name, number in _PATH_STEP.findall(path):
+        steps.append(name or (int(number) if number.isdecimal() else 0))
+    return steps
+
+
+def _type_at(path: str) -> Any:
+    kind: Any = Config
+    for step in _steps(path):
+        struct = _struct_of(kind)
+        if struct is None:
+            kind = get_args(kind)[-1 if get_origin(kind) is dict else 0] if get_args(kind) else None
+        else:
+            kind = next((info.type for info in msgspec.structs.fields(struct) if info.encode_name == step), None)
+    return kind
+
+
+def _names_at(path: str) -> list[str]:
+    struct = _struct_of(_type_at(path))
+    return [info.encode_name for info in msgspec.structs.fields(struct)] if struct else []
+
+
+def _shown(path: str, tree: Tree) -> str:
+    if any(secret in path for secret in _SECRETS):
+        return ""
+    value: Any = tree
+    try:
+        for step in _steps(path):
+            value = value[step]
+    except (KeyError, IndexError, TypeError):
+        return ""
+    return f"; its value is {value!r}" if isinstance(value, (str, int, float, bool, types.NoneType)) else ""
+
+
+def _kind(value: object) -> str:
+    return {list: "array", str: "str", type(None): "null"}.get(type(value), type(value).__name__)
+
+
+def _suggest(name: str, names: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, names, 1, 0.6)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; known here: {', '.join(sorted(names))}" if names else ""
