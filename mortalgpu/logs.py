@@ -1,0 +1,85 @@
+"""Log set-up, and the closed list of field names.
+
+Rules:
+1. A log event is a fixed lower-case phrase; what varies stands in fields, and every field name is in FIELDS.
+2. INFO: the state of the world changed. WARNING: we coped. ERROR: someone must look. DEBUG: how it went.
+3. Never a token, a key, or a text of a foreign library that could carry one: other libraries' loggers stay at WARNING.
+"""
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import IO
+
+FIELDS = frozenset(
+    (
+        *("action", "address", "attempts", "cause", "code", "config_field", "container", "container_id", "count", "device"),
+        *(
+            "duration_seconds",
+            "endpoint",
+            "error",
+            "expected",
+            "found",
+            "free",
+            "health",
+            "held",
+            "kind",
+            "level",
+            "limit_bytes",
+        ),
+        *("method", "model", "namespace", "node", "outcome", "path", "pid", "pod", "pod_uid", "reaction_seconds", "reason"),
+        *("reserved", "resource", "shares", "shares_configured", "signal", "size", "source", "state", "status", "uid"),
+        *("used_bytes", "user", "version", "wait_seconds", "devices", "service", "resources", "peer"),
+    )
+)
+"""The only names that may appear in `extra=` of a log call; a test reads the source for strays."""
+
+FOREIGN_LOGGERS = ("httpx", "httpcore", "purerpc", "hpack", "h2", "anyio", "asyncio", "urllib3")
+
+
+def _fields(record: logging.LogRecord) -> dict[str, object]:
+    return {name: value for name, value in record.__dict__.items() if name in FIELDS}
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: time (RFC 3339, UTC), level, event, the module, then the fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Render one record; never raises for odd field values."""
+        line: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+            "module": record.name.removeprefix("mortalgpu."),
+            **_fields(record),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str, ensure_ascii=False)
+
+
+class HumanText(logging.Formatter):
+    """A line for people: local time, level, event, then name=value."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Render one record."""
+        clock = datetime.fromtimestamp(record.created, UTC).astimezone().strftime("%H:%M:%S.%f")[:-3]
+        fields = " ".join(f"{name}={_readable(value)}" for name, value in _fields(record).items())
+        text = f"{clock} {record.levelname:<7} {record.getMessage()}{'  ' if fields else ''}{fields}"
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
+def _readable(value: object) -> str:
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if not text or any(sign in text for sign in ' "\n\t=') else text
+
+
+def set_up(*, verbose: bool, as_json: bool, stream: IO[str] | None = None) -> None:
+    """Send log lines to `stream` (standard error by default). Replaces what was set up before."""
+    handler = logging.StreamHandler(stream if stream is not None else sys.stderr)
+    handler.setFormatter(JsonLines() if as_json else HumanText())
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.getLogger("mortalgpu").setLevel(logging.DEBUG if verbose else logging.INFO)
+    for name in FOREIGN_LOGGERS:
+        logging.getLogger(name).setLevel(logging.WARNING)
