@@ -1,0 +1,1 @@
+"""Which meta-devices a container gets: the policies, the external program, and what a set of ids is worth."""
