@@ -52,6 +52,8 @@ class DeviceClaim:
     processes: tuple[ProcessUsage, ...] = ()
     meta_devices: tuple[str, ...] = ()
     """The ids of its shares there, sorted by number."""
+    readable: bool = True
+    """False when the driver gave no list of the device's processes: then nobody knows what is used there."""
 
     @property
     def known_bytes(self) -> int:
@@ -61,7 +63,7 @@ class DeviceClaim:
     @property
     def used_bytes(self) -> int | None:
         """Sum over all its processes there: zero without any, None when the memory of one of them is unknown."""
-        if any(process.used_bytes is None for process in self.processes):
+        if not self.readable or any(process.used_bytes is None for process in self.processes):
             return None
         return self.known_bytes
 
