@@ -46,6 +46,19 @@ class Budget:
 OnRestart = Callable[[str], None]
 
 
+class _FirstStart:
+    """Passes on the first `started()` only: a restarted service says it again, but its starter has long gone on."""
+
+    def __init__(self, task_status: trio.TaskStatus[None]) -> None:
+        self._task_status = task_status
+        self.seen = False
+
+    def started(self, value: None = None) -> None:
+        if not self.seen:
+            self.seen = True
+            self._task_status.started(value)
+
+
 def restartable(name: str, service: Service, budget: Budget, on_restart: OnRestart = lambda _: None) -> Service:
     """Wrap a service so that a crash after its first start is followed by a restart, as far as the budget goes.
 
@@ -54,18 +67,13 @@ def restartable(name: str, service: Service, budget: Budget, on_restart: OnResta
     """
 
     async def serve(*, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        status = task_status
+        first = _FirstStart(task_status)
         while True:
-            started = status is not task_status
             try:
-                async with trio.open_nursery() as nursery:
-                    await nursery.start(_plain(service))
-                    if not started:
-                        task_status.started()
-                        status, started = trio.TASK_STATUS_IGNORED, True
+                await service(task_status=first)
                 return
             except Exception as error:
-                if not started:
+                if not first.seen:
                     raise
                 pause = budget.pause_seconds(trio.current_time())
                 if pause is None:
@@ -75,10 +83,3 @@ def restartable(name: str, service: Service, budget: Budget, on_restart: OnResta
             await trio.sleep(pause)
 
     return serve
-
-
-def _plain(service: Service) -> Callable[..., Awaitable[None]]:
-    async def run(*, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        await service(task_status=task_status)
-
-    return run
