@@ -33,11 +33,11 @@ class EditSettings:
     """What every container gets besides its limit."""
 
     mgctl_address: str = ""
-    mint_token: Callable[[Sequence[str]], str] = lambda ids: ""
+    mint_token: Callable[[Sequence[str]], str] = lambda _ids: ""
     """Makes the container's own token from the meta-device ids of its grant; an empty one is left out."""
     mounts: Callable[[], tuple[Mount, ...]] = lambda: ()
     """mgctl's mounts and the configured ones, as they stand now."""
-    device_nodes: Callable[[Device], tuple[str, ...]] = field(default=lambda device: ())
+    device_nodes: Callable[[Device], tuple[str, ...]] = field(default=lambda _device: ())
     """The device nodes of one device; empty unless deviceSpecs is on."""
 
 
