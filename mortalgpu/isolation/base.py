@@ -14,10 +14,10 @@ from typing import Protocol
 from mortalgpu.model.device import Device
 from mortalgpu.model.grant import ContainerEdits, Grant, Mount
 from mortalgpu.model.share import SharedDevice
+from mortalgpu.sharing import evidence
 from mortalgpu.units import mib_floor
 
-MEMORY_LIMIT_ENV = "MORTALGPU_MEMORY_LIMIT_MIB"
-SHARES_ENV = "MORTALGPU_SHARES"
+MEMORY_LIMIT_VARIABLE = "MORTALGPU_MEMORY_LIMIT_MIB"
 
 
 class Isolation(Protocol):
@@ -47,6 +47,6 @@ def environment(grant: Grant, devices: Mapping[str, SharedDevice]) -> dict[str, 
     return {
         "NVIDIA_VISIBLE_DEVICES": ",".join(limits_mib),
         "METAGPU_MAX_MEM": str(min(limits_mib.values())),
-        MEMORY_LIMIT_ENV: ",".join(f"{uuid}={limit}" for uuid, limit in limits_mib.items()),
-        SHARES_ENV: ",".join(f"{uuid}={held}/{devices[uuid].shares}" for uuid, held in grant.shares.items()),
+        MEMORY_LIMIT_VARIABLE: ",".join(f"{uuid}={limit}" for uuid, limit in limits_mib.items()),
+        evidence.VARIABLE: evidence.shares_text(grant, devices),
     }
