@@ -71,9 +71,9 @@ class Cluster(Protocol):
     """One source of pods. Making one does no I/O; everything happens while `pods()` is open."""
 
     def pods(self) -> AbstractAsyncContextManager[AsyncIterator[PodsView]]:
-        """Open the watch: an endless iterator of complete views, newest only, so a slow reader misses some but never the last.
+        """Open the watch: an endless iterator of complete views; a slow reader misses some, never the last.
 
-        The first view comes at once (`NO_PODS`, or the last known, unsynced) and a new one whenever something changed, including
+        The first view comes at once (`NO_PODS`, or the last known, unsynced), then one whenever something changed, also
         `synced`. Trouble with the source is a view, never an exception; what is raised is a bug. Open it once at a time.
         Notes are delivered only while it is open. Leaving the context closes every connection.
         """
@@ -86,8 +86,8 @@ class Cluster(Protocol):
     def note(self, pod: Pod, note: PodNote) -> None:
         """Tell a pod's owner, by an Event where the source can do that, else by a log line only.
 
-        Queued, folded when it repeats, rate-limited per pod, tried a few times, then logged and counted as failed. Never blocks,
-        never raises: enforcement does not wait for news of itself.
+        Queued, folded when it repeats, rate-limited per pod, tried a few times, then logged and counted as failed. Never
+        blocks, never raises: enforcement does not wait for news of itself.
         """
         ...
 

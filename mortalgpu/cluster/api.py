@@ -1,0 +1,106 @@
+"""ADAPTER the Kubernetes API: the pods of this node by list and watch, notes as Events.
+
+Reads with a service account that may get, list and watch pods and create events, and nothing else.
+"""
+
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from random import random as system_random
+
+import trio
+
+from mortalgpu.cluster.access import ApiAccess
+from mortalgpu.cluster.backoff import Backoff
+from mortalgpu.cluster.base import NO_PODS, SOURCE_KUBERNETES, ClusterCounts, PodsView
+from mortalgpu.cluster.events import Postbox
+from mortalgpu.cluster.session import ApiPace, ApiRefusal, ApiSession, open_session
+from mortalgpu.cluster.watch import PodWatch
+from mortalgpu.errors import ClusterError
+from mortalgpu.latest import Latest
+from mortalgpu.model.pod import Pod, PodNote
+
+log = logging.getLogger(__name__)
+
+
+class ApiCluster:
+    """See `mortalgpu.cluster.base.Cluster`. `node` is the node's name in the API."""
+
+    def __init__(
+        self,
+        access: ApiAccess,
+        node: str,
+        *,
+        pace: ApiPace | None = None,
+        now: Callable[[], float] = time.time,
+        random: Callable[[], float] = system_random,
+    ) -> None:
+        self._access = access
+        self._pace = pace or ApiPace()
+        self._now = now
+        self._backoff = Backoff(random)
+        self._watch = PodWatch(node, self._pace, random)
+        self._view = Latest(NO_PODS)
+        self._postbox = Postbox(access, node, self._pace, now=now, random=random)
+        self._lists = 0
+        self._failures = 0
+
+    @asynccontextmanager
+    async def pods(self) -> AsyncIterator[AsyncIterator[PodsView]]:
+        """Watch; see the port. Every wait of the watch has a deadline of its own."""
+        self._view.publish(replace(self._view.value, synced=False))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._follow)
+            nursery.start_soon(self._postbox.deliver)
+            yield self._view.changes()
+            nursery.cancel_scope.cancel()
+
+    def refresh(self) -> None:
+        """Do nothing: a watch is told of every change as soon as the API server knows it."""
+
+    def note(self, pod: Pod, note: PodNote) -> None:
+        """Queue an Event on the pod."""
+        self._postbox.note(pod, note)
+
+    def node_note(self, note: PodNote) -> None:
+        """Queue an Event on this node."""
+        self._postbox.node_note(note)
+
+    def counts(self) -> ClusterCounts:
+        """Return the figures so far."""
+        return replace(self._postbox.counts, lists=self._lists, failures=self._failures)
+
+    async def _follow(self) -> None:
+        """Session after session: a new one after every failure, so that a new CA, address or token is picked up."""
+        while True:
+            try:
+                async with open_session(self._access, self._pace) as session:
+                    await self._turns(session)
+            except ClusterError as trouble:
+                self._lost(trouble)
+                if self._watch.stood:
+                    self._backoff.succeeded()
+                asked = trouble.retry_after_seconds if isinstance(trouble, ApiRefusal) else 0.0
+                await trio.sleep(self._backoff.failed(asked))
+
+    async def _turns(self, session: ApiSession) -> None:
+        while True:
+            await self._watch.turn(session, self._changed, self._listed)
+            self._backoff.succeeded()
+
+    def _listed(self) -> None:
+        self._lists += 1
+
+    def _changed(self) -> None:
+        if not self._view.value.synced:
+            log.info("pods known from the Kubernetes API")
+        self._view.publish(PodsView(self._watch.table.pods(), True, self._now(), SOURCE_KUBERNETES))
+
+    def _lost(self, trouble: ClusterError) -> None:
+        self._failures += 1
+        seen = self._view.value
+        if seen.synced or str(trouble) != seen.trouble:
+            log.warning("pods not known from the Kubernetes API", extra={"error": str(trouble)})
+            self._view.publish(replace(seen, synced=False, source=SOURCE_KUBERNETES, trouble=str(trouble)))
