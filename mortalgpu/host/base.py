@@ -83,8 +83,8 @@ class ProcessHandle(Protocol):
         With `grace_seconds` above zero SIGTERM is sent first and SIGKILL when the grace is over, else SIGKILL at once.
         Before each of the two signals `still_wanted` is awaited, then start time and container are read again, and
         nothing is awaited between that reading and the signal. Returns when the process is really gone, or
-        `gone_within_seconds` after SIGKILL. Raises only what `still_wanted` raises, and then nothing is signalled.
-        May be cancelled at any time; what was sent stays sent.
+        `gone_within_seconds` after SIGKILL. Raises what `still_wanted` raises, and HostError when the identity cannot be
+        read; then nothing more is signalled. May be cancelled at any time; what was sent stays sent.
         """
         ...
 

@@ -1,0 +1,143 @@
+"""The death of one process: held by a pidfd first, identified second, signalled third.
+
+A pidfd means one process for as long as it is open, whatever becomes of the number (pidfd_open(2)); it works on processes
+that are not our children and turns readable when the whole process has ended, not only its first thread.
+
+This file does not know why a process is to die. Blocking reads happen in worker threads of its own limiter, so that a
+scan that hangs in /proc does not keep a kill from happening.
+"""
+
+import errno
+import os
+import select
+import signal
+from types import TracebackType
+from typing import Self
+
+import trio
+
+from mortalgpu.errors import HostError
+from mortalgpu.host.base import HostProcess, KillOutcome, StillWanted
+from mortalgpu.host.identity import identify
+
+_NO_SUCH_PROCESS = (errno.ESRCH, errno.EINVAL, errno.ENOENT)
+"""What pidfd_open says of a number nobody has, and of a thread that is not a process's first."""
+
+
+class PidfdHandle:
+    """A `ProcessHandle` on a real process. One `kill` at a time."""
+
+    def __init__(self, root: str, process: HostProcess, descriptor: int, limiter: trio.CapacityLimiter) -> None:
+        self._root = root
+        self._process = process
+        self._descriptor: int | None = descriptor
+        self._limiter = limiter
+
+    @property
+    def process(self) -> HostProcess:
+        """The identity as it was when the handle was opened."""
+        return self._process
+
+    async def kill(
+        self,
+        expected: HostProcess,
+        *,
+        grace_seconds: float = 0.0,
+        gone_within_seconds: float = 5.0,
+        still_wanted: StillWanted | None = None,
+    ) -> KillOutcome:
+        """See `ProcessHandle.kill`."""
+        if grace_seconds > 0:
+            refusal = await self._order(signal.SIGTERM, expected, still_wanted)
+            if refusal is not None:
+                return refusal
+            if await self._is_gone_within(grace_seconds):
+                return KillOutcome.KILLED
+        refusal = await self._order(signal.SIGKILL, expected, still_wanted)
+        if refusal is KillOutcome.ALREADY_GONE and grace_seconds > 0:
+            return KillOutcome.KILLED
+        if refusal is not None:
+            return refusal
+        return KillOutcome.KILLED if await self._is_gone_within(gone_within_seconds) else KillOutcome.STILL_THERE
+
+    def close(self) -> None:
+        """Let go of the process; a kill that still waits is told by an error."""
+        if self._descriptor is not None:
+            trio.lowlevel.notify_closing(self._descriptor)
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def _open_descriptor(self) -> int:
+        if self._descriptor is None:
+            raise trio.ClosedResourceError(f"the handle of process {self._process.pid} is closed")
+        return self._descriptor
+
+    async def _order(self, number: signal.Signals, expected: HostProcess, wanted: StillWanted | None) -> KillOutcome | None:
+        """Send one signal; return why not, or None when it was sent."""
+        if wanted is not None and not await wanted():
+            return KillOutcome.WITHDRAWN
+        # Never abandoned: a thread left behind would signal after we have said that nothing was sent.
+        return await trio.to_thread.run_sync(self._strike, number, expected, limiter=self._limiter)
+
+    def _strike(self, number: signal.Signals, expected: HostProcess) -> KillOutcome | None:
+        found = identify(self._root, expected.pid)
+        if has_ended(self._open_descriptor):
+            return KillOutcome.ALREADY_GONE
+        # The held process has not ended, so its number is still its own, and `found` is about it.
+        if found is None or found.container is None or found != expected or found.pid != self._process.pid:
+            return KillOutcome.IDENTITY_CHANGED
+        try:
+            signal.pidfd_send_signal(self._open_descriptor, number)
+        except ProcessLookupError:
+            return KillOutcome.ALREADY_GONE
+        except PermissionError:
+            return KillOutcome.NOT_PERMITTED
+        return None
+
+    async def _is_gone_within(self, seconds: float) -> bool:
+        with trio.move_on_after(seconds):
+            await trio.lowlevel.wait_readable(self._open_descriptor)
+        return has_ended(self._open_descriptor)
+
+
+def hold(root: str, pid: int, limiter: trio.CapacityLimiter) -> PidfdHandle | None:
+    """Open a pidfd, then read who it is; None when there is no such process. Blocks.
+
+    Raises HostError when the kernel has no pidfds (before 5.3), or no file can be opened any more.
+    """
+    descriptor = _open_pidfd(pid)
+    if descriptor is None:
+        return None
+    process = None
+    try:
+        process = identify(root, pid)
+        if has_ended(descriptor):
+            process = None
+    finally:
+        if process is None:
+            os.close(descriptor)
+    return None if process is None else PidfdHandle(root, process, descriptor, limiter)
+
+
+def has_ended(descriptor: int) -> bool:
+    """Tell whether the process behind a pidfd has ended, every thread of it; never blocks."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _open_pidfd(pid: int) -> int | None:
+    try:
+        return os.pidfd_open(pid) if pid > 0 else None
+    except OSError as error:
+        if error.errno in _NO_SUCH_PROCESS:
+            return None
+        problem = f"process {pid} cannot be held: {error.strerror}"
+        raise HostError(f"{problem}; pidfds need Linux 5.3 or newer, and a free open file") from error
