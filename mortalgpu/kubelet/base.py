@@ -4,10 +4,20 @@ Paths are on the host; resources are extended resource names. Errors of every ve
 words when it refuses or does not answer; it usually passes. All verbs may be cancelled.
 """
 
-from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Protocol
 
 from mortalgpu.model.pod import Assignment
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointEntry:
+    """What one container was given of one resource: its meta-device ids, and a variable of its environment."""
+
+    resource: str
+    meta_devices: tuple[str, ...]
+    evidence: str
+    """The value of the environment variable asked for; empty when the container did not get it."""
 
 
 class Registrar(Protocol):
@@ -20,8 +30,11 @@ class Registrar(Protocol):
         """
         ...
 
-    def restarts(self) -> AsyncIterator[None]:
-        """Yield once each time kubelet's registration socket has been created anew; never for the one found at first."""
+    def socket_identity(self) -> tuple[int, ...] | None:
+        """Return what tells one creation of kubelet's registration socket from the next; None while there is none.
+
+        One system call, never blocks for long, never raises: cheap enough to ask several times a second.
+        """
         ...
 
 

@@ -1,0 +1,82 @@
+"""Reads kubelet's device checkpoint: what it remembers of device allocations across its own restarts.
+
+A second witness beside the pod-resources socket, used for nothing but the question which shares may still be held: it knows
+init containers, which pod-resources leaves out, and it can be read while kubelet is down. It may name pods that are long
+gone, since kubelet writes it only now and then, so it can make us wait but never makes us act.
+
+The format is kubelet's own and carries no version (`kubelet_internal_checkpoint`, seen in 1.20 to 1.36): a JSON object with
+`Data.PodDeviceEntries[]`, each with PodUID, ContainerName, ResourceName, DeviceIDs (by NUMA node) and AllocResp, which is a
+ContainerAllocateResponse in base64.
+"""
+
+import base64
+import binascii
+from collections.abc import Collection
+from pathlib import Path
+
+import msgspec
+from google.protobuf.message import DecodeError
+
+from mortalgpu.errors import KubeletError
+from mortalgpu.kubelet.base import CheckpointEntry
+from mortalgpu.rpc.pb.deviceplugin.v1beta1 import deviceplugin_pb2 as pb
+
+FILE_NAME = "kubelet_internal_checkpoint"
+
+
+class _Entry(msgspec.Struct, rename="pascal"):
+    resource_name: str
+    device_i_ds: dict[str, list[str]] | list[str] | None = msgspec.field(name="DeviceIDs", default=None)
+    alloc_resp: str | None = None
+
+
+class _Data(msgspec.Struct, rename="pascal"):
+    pod_device_entries: list[_Entry] | None = None
+
+
+class _Document(msgspec.Struct, rename="pascal"):
+    data: _Data
+
+
+def read_checkpoint(device_plugin_dir: Path, resources: Collection[str], variable: str) -> tuple[CheckpointEntry, ...]:
+    """Return the entries of our resources. No file means that kubelet never gave out anything: no entries.
+
+    `variable` names the environment variable to return as evidence. Reads one small file; blocks. Raises KubeletError when the
+    file cannot be read or understood.
+    """
+    path = device_plugin_dir / FILE_NAME
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        return ()
+    except OSError as error:
+        raise KubeletError(f"{path}: cannot be read: {error.strerror}") from None
+    return parse_checkpoint(text, resources, variable)
+
+
+def parse_checkpoint(text: bytes, resources: Collection[str], variable: str) -> tuple[CheckpointEntry, ...]:
+    """Return the entries of our resources in a checkpoint's text. Raises KubeletError when it is none."""
+    try:
+        document = msgspec.json.decode(text, type=_Document)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise KubeletError(f"kubelet's device checkpoint is of an unknown form: {error}") from None
+    return tuple(
+        CheckpointEntry(entry.resource_name, _ids(entry), _variable(entry, variable))
+        for entry in document.data.pod_device_entries or []
+        if entry.resource_name in resources
+    )
+
+
+def _ids(entry: _Entry) -> tuple[str, ...]:
+    ids = entry.device_i_ds
+    if isinstance(ids, dict):
+        return tuple(text for of_node in ids.values() for text in of_node)
+    return tuple(ids or ())
+
+
+def _variable(entry: _Entry, variable: str) -> str:
+    try:
+        response = pb.ContainerAllocateResponse.FromString(base64.b64decode(entry.alloc_resp or "", validate=True))
+    except (binascii.Error, ValueError, DecodeError):
+        return ""
+    return str(response.envs.get(variable, ""))

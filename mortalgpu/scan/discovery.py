@@ -1,0 +1,262 @@
+"""Discovery: what devices there are, how they are shared, and how they fare. The only writer of the inventory.
+
+Rules:
+1. Devices are enumerated at the start, at the latest every `cache_seconds`, and whenever a probe finds one back or gone.
+2. A physical GPU that the driver no longer names is sick, not gone: its shares stay in the list, unhealthy, until it returns.
+   A partition that its living parent no longer has was taken away by the operator, and is dropped.
+3. Every device is probed every `probe_seconds`; what the driver reports by itself is heard at once.
+4. The configured layout goes through `sharing.layout.settle`: a device whose shares are held keeps the layout in force.
+5. Trouble with the driver is a state of the devices, never the end of this service.
+
+Reads the driver, the remembered layout and the holdings; publishes `Latest[Inventory]`.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import trio
+
+from mortalgpu.driver.base import GpuDriver
+from mortalgpu.errors import ConfigError, DriverError, DriverLost, HostError
+from mortalgpu.host.base import WallClock
+from mortalgpu.latest import Latest
+from mortalgpu.model.device import Device, Fault, Health
+from mortalgpu.model.share import Inventory
+from mortalgpu.scan.health import (
+    NO_TROUBLES,
+    HealthPolicy,
+    Troubles,
+    after_event,
+    after_probes,
+    after_reopening,
+    judge,
+)
+from mortalgpu.sharing.layout import Held, LayoutEntry, dump_layout, load_layout, recover, settle
+from mortalgpu.sharing.partition import share
+from mortalgpu.sharing.rules import ShareRule
+from mortalgpu.statefile import read_state, write_state
+
+log = logging.getLogger(__name__)
+
+SHORTEST_ENUMERATION_PAUSE_SECONDS = 0.5
+
+AskHeld = Callable[[], Awaitable[tuple[Mapping[str, Held] | None, Mapping[str, int]]]]
+
+
+@dataclass(frozen=True, slots=True)
+class DiscoverySettings:
+    """`layout_path` is the file of the remembered layout. Periods in seconds."""
+
+    rules: tuple[ShareRule, ...]
+    layout_path: Path
+    policy: HealthPolicy = field(default_factory=HealthPolicy)
+    cache_seconds: float = 3600.0
+    probe_seconds: float = 0.5
+    held_seconds: float = 1.0
+    """How often to ask whether a layout that waits may take over."""
+    longest_enumeration_pause_seconds: float = 10.0
+    """Devices come and go by an operator's hand (MIG), and nobody tells us: look at least this often."""
+
+
+class Discovery:
+    """Keeps the inventory true. Its state is private to its own tasks; the outside reads `inventory`."""
+
+    def __init__(
+        self, driver: GpuDriver, held: AskHeld, inventory: Latest[Inventory], settings: DiscoverySettings, clock: WallClock
+    ) -> None:
+        self._driver = driver
+        self._held = held
+        self._inventory = inventory
+        self._settings = settings
+        self._clock = clock
+        self._devices: tuple[Device, ...] = ()
+        self._missing: frozenset[str] = frozenset()
+        self._troubles: Troubles = NO_TROUBLES
+        self._health: Mapping[str, Health] = {}
+        self._remembered: Mapping[str, LayoutEntry] = {}
+        self._layout = Inventory()
+        self._enumerate_now = trio.Event()
+        self._driver_gone = False
+        self._settling = trio.Lock()
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Publish the first inventory, then keep it true until cancelled.
+
+        Raises DriverError when the first enumeration fails, ConfigError when the devices cannot be shared as configured.
+        """
+        self._remembered = await self._load_layout()
+        await self._enumerate()
+        task_status.started()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_enumerating)
+            nursery.start_soon(self._keep_probing)
+            nursery.start_soon(self._keep_listening)
+            nursery.start_soon(self._keep_settling)
+
+    # Devices.
+
+    async def _keep_enumerating(self) -> None:
+        pause = min(self._settings.cache_seconds, self._settings.longest_enumeration_pause_seconds)
+        while True:
+            with trio.move_on_after(pause):
+                await self._enumerate_now.wait()
+            self._enumerate_now = trio.Event()
+            try:
+                await self._enumerate()
+            except DriverError as error:
+                log.debug("enumeration failed", extra={"error": str(error)})
+            except ConfigError as error:
+                log.error(
+                    "new devices cannot be shared as configured", extra={"config_field": error.field, "error": str(error)}
+                )
+            # A storm of faults, or a GPU that stays away, must not become a storm of enumerations.
+            await trio.sleep(SHORTEST_ENUMERATION_PAUSE_SECONDS)
+
+    async def _enumerate(self) -> None:
+        found = await self._driver.devices()
+        devices, missing = merged(self._devices, found)
+        wanted = share(devices, self._settings.rules)
+        changed = devices != self._devices or missing != self._missing
+        self._devices, self._missing = devices, missing
+        if changed or not self._inventory.version:
+            await self._settle(wanted)
+
+    # Layout.
+
+    async def _keep_settling(self) -> None:
+        while True:
+            await trio.sleep(self._settings.held_seconds)
+            if self._layout.notices:
+                # Published anew even when nothing changes: kubelet then rewrites its checkpoint and forgets dead pods.
+                await self._settle(share(self._devices, self._settings.rules))
+
+    async def _settle(self, wanted: Inventory) -> None:
+        async with self._settling:
+            await self._settle_alone(wanted)
+
+    async def _settle_alone(self, wanted: Inventory) -> None:
+        needs_witness = any(
+            self._remembered.get(shared.uuid) != LayoutEntry(shared.resource, shared.shares, shared.reserved)
+            for shared in wanted.devices
+        ) or any(device.uuid in self._remembered for device in wanted.left_alone)
+        held, totals = await self._held() if needs_witness else ({}, {})
+        remembered = recover(wanted, self._remembered, held, totals) if held is not None else self._remembered
+        settled = settle(wanted, remembered, held if needs_witness else None)
+        before = {(notice.uuid, notice.shares_in_force) for notice in self._layout.notices}
+        self._layout = settled.inventory
+        if settled.provisional and needs_witness:
+            self._layout = _only_remembered(settled.inventory, remembered)
+        elif dict(settled.remembered) != dict(self._remembered):
+            self._remembered = settled.remembered
+            await self._save_layout()
+        self._tell_notices(before)
+        self._publish(always=True)
+
+    def _tell_notices(self, before: set[tuple[str, int]]) -> None:
+        for notice in self._layout.notices:
+            if (notice.uuid, notice.shares_in_force) not in before:
+                log.warning(
+                    "share layout kept while containers hold shares of it",
+                    extra={
+                        "device": notice.uuid,
+                        "resource": notice.resource,
+                        "shares": notice.shares_in_force,
+                        "shares_configured": notice.shares_configured,
+                        "held": notice.held,
+                    },
+                )
+        waiting = {(notice.uuid, notice.shares_in_force) for notice in self._layout.notices}
+        for uuid, _ in before - waiting:
+            log.info("configured share layout took over", extra={"device": uuid})
+
+    async def _load_layout(self) -> Mapping[str, LayoutEntry]:
+        path = self._settings.layout_path
+        try:
+            text = await trio.to_thread.run_sync(read_state, path)
+        except HostError as error:
+            log.warning("remembered share layout is lost", extra={"path": str(path), "error": str(error)})
+            return {}
+        loaded = load_layout(text) if text is not None else None
+        if loaded and loaded.problem:
+            log.warning("remembered share layout is damaged", extra={"path": str(path), "error": loaded.problem})
+        return loaded.entries if loaded else {}
+
+    async def _save_layout(self) -> None:
+        try:
+            await trio.to_thread.run_sync(write_state, self._settings.layout_path, dump_layout(self._remembered))
+        except HostError as error:
+            log.error("share layout cannot be remembered", extra={"path": str(self._settings.layout_path), "error": str(error)})
+
+    # Health.
+
+    async def _keep_probing(self) -> None:
+        while True:
+            await trio.sleep(self._settings.probe_seconds)
+            try:
+                probes = await self._driver.probe([device.uuid for device in self._devices])
+            except DriverError as error:
+                self._on_driver_trouble(error)
+                continue
+            if self._driver_gone:
+                self._driver_gone = False
+                self._troubles = after_reopening(self._troubles)
+                log.info("driver answers again")
+            self._on_probes({**probes, **{uuid: Fault("GPU is gone from the driver's list", True) for uuid in self._missing}})
+
+    def _on_driver_trouble(self, error: DriverError) -> None:
+        if not self._driver_gone:
+            log.error("driver does not answer", extra={"error": str(error)})
+        self._driver_gone = self._driver_gone or isinstance(error, DriverLost)
+        self._on_probes({device.uuid: Fault(f"driver: {error}") for device in self._devices})
+
+    def _on_probes(self, probes: Mapping[str, Fault | None]) -> None:
+        now, monotonic = self._clock.now(), self._clock.monotonic()
+        before = self._troubles
+        self._troubles = after_probes(before, probes, now, monotonic, self._settings.policy.quiet_seconds)
+        if self._missing or set(before) != set(self._troubles):
+            self._enumerate_now.set()
+        self._publish()
+
+    async def _keep_listening(self) -> None:
+        while True:
+            try:
+                event = await self._driver.health_event()
+            except DriverError as error:
+                log.debug("waiting for driver events failed", extra={"error": str(error)})
+                await trio.sleep(1)
+                continue
+            log.warning("driver reported an event", extra={"kind": event.kind, "code": event.code, "device": event.uuid})
+            now, monotonic = self._clock.now(), self._clock.monotonic()
+            self._troubles = after_event(self._troubles, event, self._devices, self._settings.policy, now, monotonic)
+            self._publish()
+
+    def _publish(self, *, always: bool = False) -> None:
+        health = judge((shared.device for shared in self._layout.devices), self._troubles, self._health, self._clock.now())
+        if health != self._health or always:
+            _tell_changes(self._health, health)
+            self._health = health
+            self._inventory.publish(replace(self._layout, health=health))
+
+
+def merged(known: Sequence[Device], found: Sequence[Device]) -> tuple[tuple[Device, ...], frozenset[str]]:
+    """Return the devices to go on with after an enumeration, and the UUIDs of those among them that are missing (rule 2)."""
+    present = {device.uuid for device in found}
+    missing = [device for device in known if device.uuid not in present and not (device.mig and device.gpu_uuid in present)]
+    everything = sorted([*found, *missing], key=lambda device: device.index)
+    return tuple(everything), frozenset(device.uuid for device in missing)
+
+
+def _only_remembered(inventory: Inventory, remembered: Mapping[str, LayoutEntry]) -> Inventory:
+    """Return what may be advertised while nobody can say what is held: devices whose layout in force is known."""
+    return replace(inventory, devices=tuple(shared for shared in inventory.devices if shared.uuid in remembered))
+
+
+def _tell_changes(before: Mapping[str, Health], after: Mapping[str, Health]) -> None:
+    for uuid, health in after.items():
+        was = before.get(uuid)
+        if not health.healthy and (was is None or was.healthy):
+            log.error("device became unhealthy", extra={"device": uuid, "reason": health.reason})
+        elif health.healthy and was is not None and not was.healthy:
+            log.info("device is healthy again", extra={"device": uuid})
