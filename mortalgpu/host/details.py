@@ -7,7 +7,7 @@ asked about is left out.
 """
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 import trio
@@ -35,9 +35,9 @@ class _Errand:
 
 
 class Describer:
-    """Answers `ProcessTable.describe` from a procfs at `root`, with the user names of the passwd file at `passwd`."""
+    """Answers `ProcessTable.describe` from a procfs at `root`, names of users from the first `passwd` file that has any."""
 
-    def __init__(self, root: str, passwd: str, patience_seconds: float) -> None:
+    def __init__(self, root: str, passwd: Sequence[str], patience_seconds: float) -> None:
         self._root = root
         self._passwd = passwd
         self._patience_seconds = patience_seconds
@@ -71,7 +71,8 @@ class Describer:
         self._known.update({process: (expires + process.pid % _SPREAD_SECONDS, details) for process, details in done.items()})
 
     def _run(self, errand: _Errand) -> None:
-        users, booted_at = read_users(self._passwd), read_boot_time(self._root)
+        users = next(filter(None, map(read_users, self._passwd)), {})
+        booted_at = read_boot_time(self._root)
         for process in errand.processes:
             if details := self._plain(process, users, booted_at):
                 errand.done[process] = details

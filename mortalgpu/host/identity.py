@@ -13,6 +13,7 @@ from typing import Self
 from mortalgpu.host.base import HostProcess
 from mortalgpu.host.cgroup import container_of
 from mortalgpu.host.procfs import Stat, container_of_threads, open_cgroup, read_cgroup, read_stat
+from mortalgpu.model.pod import ContainerRef
 
 
 class Held:
@@ -52,26 +53,29 @@ class Held:
             return self._last
         container = container_of(text)
         if container is None:
-            return self._look_closer()
-        self._text, self._last = text, HostProcess(self.pid, self.start_ticks, container)
-        return self._last
+            return self._look_closer(text)
+        return self._remember(text, container)
 
     def close(self) -> None:
         """Let go. Call it once."""
         os.close(self._descriptor)
 
-    def _look_closer(self) -> HostProcess | None:
-        """Look at a process that seems to be in no container: it may be dead, or its first thread only.
-
-        Never remembered, since the threads could move without a change in the first one's cgroup.
-        """
+    def _look_closer(self, text: bytes) -> HostProcess | None:
+        """Look at a process that seems to be in no container: it may be dead, or its first thread only."""
         stat = read_stat(self._root, self.pid)
         if stat is None or _is_dead(stat):
             return None
         container = container_of_threads(self._root, self.pid) if stat.leader_died_first else None
         if stat.start_ticks != self.start_ticks or read_cgroup(self._descriptor) is None:
             return None
-        return HostProcess(self.pid, self.start_ticks, container)
+        if stat.leader_died_first:
+            # Not remembered: the threads could move without a change in the dead one's cgroup.
+            return HostProcess(self.pid, self.start_ticks, container)
+        return self._remember(text, None)
+
+    def _remember(self, text: bytes, container: ContainerRef | None) -> HostProcess:
+        self._text, self._last = text, HostProcess(self.pid, self.start_ticks, container)
+        return self._last
 
 
 def identify(root: str, pid: int) -> HostProcess | None:

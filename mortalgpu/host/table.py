@@ -8,7 +8,7 @@ above the bound is read anew each time, which is slower and just as right.
 import os
 import resource
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -28,7 +28,8 @@ _HELD_AT_MOST = 8192
 class ProcfsTable:
     """A `ProcessTable` over the procfs mounted at `root`. Use it in a `with` block, or close it: it keeps files open.
 
-    `passwd` is the file with the host's user names; by default what the host's first process sees as /etc/passwd.
+    `passwd` are the files to look for user names in, the first that has any is used; by default what the host's first
+    process sees as /etc/passwd (which takes the right to look into it), then our own.
     `held_at_most` bounds the files kept open, by default a quarter of this process's limit.
     """
 
@@ -36,12 +37,12 @@ class ProcfsTable:
         self,
         root: str = "/proc",
         *,
-        passwd: str | None = None,
+        passwd: Sequence[str] | None = None,
         held_at_most: int | None = None,
         patience_seconds: float = 0.5,
     ) -> None:
         self._root = root
-        self._describer = Describer(root, passwd or f"{root}/1/root/etc/passwd", patience_seconds)
+        self._describer = Describer(root, passwd or (f"{root}/1/root/etc/passwd", "/etc/passwd"), patience_seconds)
         self._held: dict[int, Held] = {}
         self._held_at_most = _share_of_open_files() if held_at_most is None else held_at_most
         self._round = 0
