@@ -37,7 +37,11 @@ class SharedDevice:
 
 @dataclass(frozen=True, slots=True)
 class LayoutNotice:
-    """A device whose configured share count waits because containers still hold shares of the one in force."""
+    """A device whose configured layout waits because containers still hold shares of the one in force.
+
+    `resource` is the one in force. `shares_configured` is 0 when no entry takes the device any more, `held` is 0 while kubelet
+    has not yet said what containers hold.
+    """
 
     uuid: str
     resource: str

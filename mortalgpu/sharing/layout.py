@@ -11,8 +11,8 @@ The rules:
 3. When the last of them is gone, the configured layout takes over.
 4. A change of the reserved shares alone changes no id's worth. It waits only while a held number would no longer be
    advertised, which kubelet would take for a sick device.
-5. A device that is held and not remembered (the file was lost) keeps what the evidence tells: the totals that the running
-   containers were told, else the highest number held. See recover.
+5. A device that is held and not remembered (the file was lost), or remembered otherwise than it is held (the file is old),
+   keeps what the evidence tells: the totals that the running containers were told, else the highest number held. See recover.
 """
 
 import json
@@ -116,7 +116,7 @@ def settle(wanted: Inventory, remembered: Mapping[str, LayoutEntry], held: Mappi
 def recover(
     wanted: Inventory, remembered: Mapping[str, LayoutEntry], held: Mapping[str, Held], totals: Mapping[str, int]
 ) -> dict[str, LayoutEntry]:
-    """Return the remembered layout, completed by evidence for devices that are held but not remembered (rule 5).
+    """Return the remembered layout, completed and corrected by what containers hold (rule 5). To be done before `settle`.
 
     `totals` are shares by device UUID as the running containers were told at their start (evidence.parse_shares). A total
     that a held number contradicts is not believed.
@@ -124,7 +124,8 @@ def recover(
     configured = {shared.uuid: shared for shared in wanted.devices}
     entries = dict(remembered)
     for uuid, hold in held.items():
-        if uuid not in entries:
+        entry = entries.get(uuid)
+        if entry is None or entry.resource != hold.resource or entry.shares <= hold.highest:
             entries[uuid] = _from_evidence(configured.get(uuid), hold, totals.get(uuid, 0))
     return entries
 
