@@ -1,0 +1,138 @@
+"""Which devices there are: physical GPUs by index, then their MIG partitions. Blocking calls, made in a worker thread.
+
+A GPU or partition that does not answer an essential question (UUID, name, memory, MIG mode) is left out, and the others
+are still found: what is gone shows in its absence and in `probe`. Other questions that stay unanswered become None.
+"""
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pynvml
+
+from mortalgpu.driver.readings import Handle, offered, read_memory
+from mortalgpu.driver.translate import NvmlError, fault_of
+from mortalgpu.model.device import Device, MigPlacement
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A device, and the handle under which the driver knows it now."""
+
+    device: Device
+    handle: Handle
+
+
+def enumerate_devices(sysfs: Path, skip_indices: Collection[int], note: Callable[[str], None]) -> list[Found]:
+    """Find all devices, ordered by GPU index, GPU instance, compute instance.
+
+    `skip_indices` are GPUs not to be asked, because a call to them hangs; `note` is told the UUID asked about.
+    Raises NVML's error when the GPUs cannot even be counted, DriverLost when the driver leaves meanwhile.
+    """
+    found: list[Found] = []
+    for index in range(pynvml.nvmlDeviceGetCount()):
+        if index not in skip_indices:
+            found += _gpu_and_partitions(index, sysfs, note)
+    return found
+
+
+def _reached(call: Callable[..., _T], *arguments: Any) -> _T | None:
+    """Return the call's answer, or None for a device that does not answer. Raises DriverLost."""
+    try:
+        return call(*arguments)
+    except NvmlError as error:
+        fault_of(error)
+        return None
+
+
+def _gpu_and_partitions(index: int, sysfs: Path, note: Callable[[str], None]) -> Iterator[Found]:
+    handle = _reached(pynvml.nvmlDeviceGetHandleByIndex, index)
+    uuid = _reached(pynvml.nvmlDeviceGetUUID, handle) if handle is not None else None
+    if uuid is None:
+        return
+    note(uuid)
+    gpu = _reached(_read_gpu, handle, uuid, index, sysfs)
+    if gpu is not None:
+        yield Found(gpu, handle)
+        if gpu.mig_mode:
+            yield from _partitions(gpu, handle)
+    note("")
+
+
+def _read_gpu(handle: Handle, uuid: str, index: int, sysfs: Path) -> Device:
+    pci = _reached(pynvml.nvmlDeviceGetPciInfo, handle)
+    bus_id = str(pci.busId) if pci is not None else ""
+    # Essential: a GPU of unknown mode could be offered whole while it is cut into partitions.
+    mig_mode = offered(pynvml.nvmlDeviceGetMigMode, handle)
+    return Device(
+        uuid=uuid,
+        index=index,
+        model=pynvml.nvmlDeviceGetName(handle),
+        memory_bytes=read_memory(handle).total_bytes,
+        minor=_reached(pynvml.nvmlDeviceGetMinorNumber, handle),
+        numa_node=_numa_node(handle, bus_id, sysfs),
+        pci_bus_id=bus_id,
+        mig_mode=mig_mode is not None and mig_mode[0] == pynvml.NVML_DEVICE_MIG_ENABLE,
+    )
+
+
+def _partitions(gpu: Device, handle: Handle) -> list[Found]:
+    found: list[Found] = []
+    for slot in range(_reached(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0):
+        mig = _reached(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, slot)
+        partition = _reached(_read_partition, mig, gpu) if mig is not None else None
+        if partition is not None:
+            found.append(Found(partition, mig))
+    return sorted(found, key=lambda one: _instance_ids(one.device))
+
+
+def _instance_ids(device: Device) -> tuple[int, int]:
+    return (device.mig.gi_id, device.mig.ci_id) if device.mig else (-1, -1)
+
+
+def _read_partition(handle: Handle, gpu: Device) -> Device:
+    placement = MigPlacement(
+        parent_uuid=gpu.uuid,
+        gi_id=pynvml.nvmlDeviceGetGpuInstanceId(handle),
+        ci_id=pynvml.nvmlDeviceGetComputeInstanceId(handle),
+        profile=profile_in(_reached(pynvml.nvmlDeviceGetName, handle) or ""),
+    )
+    return Device(
+        uuid=pynvml.nvmlDeviceGetUUID(handle),
+        index=gpu.index,
+        model=gpu.model,
+        memory_bytes=read_memory(handle).total_bytes,
+        minor=gpu.minor,
+        numa_node=gpu.numa_node,
+        pci_bus_id=gpu.pci_bus_id,
+        mig=placement,
+    )
+
+
+def profile_in(mig_name: str) -> str:
+    """Return the shape in a MIG device's name: `3g.40gb` in `NVIDIA A100 80GB PCIe MIG 3g.40gb`; empty without one."""
+    _, marker, profile = mig_name.rpartition(" MIG ")
+    return profile.strip() if marker else ""
+
+
+def _numa_node(handle: Handle, bus_id: str, sysfs: Path) -> int | None:
+    """Return the host's NUMA node that the GPU's bus hangs on; None when unknown (the kernel says -1).
+
+    The kernel is asked first: NVML's own figure exists only where the GPU's memory is a NUMA node of its own, and then
+    names that one. (NVML API reference, nvmlDeviceGetNumaNodeId.)
+    """
+    try:
+        node = int((sysfs / "bus/pci/devices" / sysfs_name(bus_id) / "numa_node").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        answer: int | None = _reached(pynvml.nvmlDeviceGetNumaNodeId, handle)
+        node = -1 if answer is None else answer
+    return node if node >= 0 else None
+
+
+def sysfs_name(bus_id: str) -> str:
+    """Return a PCI address as sysfs writes it (`0000:3b:00.0`) from NVML's form (`00000000:3B:00.0`)."""
+    domain, _, rest = bus_id.lower().partition(":")
+    return f"{int(domain, 16):04x}:{rest}" if domain and rest else bus_id.lower()

@@ -1,0 +1,236 @@
+"""The adapter: the GPU driver over NVML.
+
+Opens the library and answers the port's verbs, each with one hop to a worker thread. Keeps what makes the quick look
+cheap: the handles by UUID, thrown away on error and on enumeration. Knows nothing of shares, pods or policy.
+"""
+
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import pynvml
+import trio
+
+from mortalgpu.driver import library
+from mortalgpu.driver.base import GpuDriver, OpenDriver
+from mortalgpu.driver.enumeration import enumerate_devices
+from mortalgpu.driver.events import EventSet
+from mortalgpu.driver.readings import Handle, offered, read_memory, read_processes, read_utilization
+from mortalgpu.driver.translate import STALE_HANDLE, NvmlError, fault_of
+from mortalgpu.driver.worker import Hop, Worker
+from mortalgpu.errors import DriverTimeout
+from mortalgpu.model.device import Device, DriverInfo, Fault, GpuProcess, HealthEvent, Memory, Utilization
+
+_T = TypeVar("_T")
+
+CLOSE_SECONDS = 2.0
+DEAF_PAUSE_SECONDS = 1.0
+"""How often to look for GPUs with events where none has any."""
+EVENT_PATIENCE = 2
+"""More than can hang with one thread, so that a hanging wait is a timeout of its own and never the driver's loss."""
+
+
+@dataclass(frozen=True, slots=True)
+class NvmlSettings:
+    """Where the driver is and how long it may take. An empty `library` searches the usual places.
+
+    Opening and enumerating have their own deadlines: without persistence mode each GPU is powered up for them.
+    `event_wait_seconds` bounds how long an ending program waits for the driver's event call to return.
+    """
+
+    library: str = ""
+    sysfs: Path = Path("/sys")
+    call_seconds: float = 2.0
+    enumerate_seconds: float = 10.0
+    open_seconds: float = 60.0
+    event_wait_seconds: float = 0.25
+    max_abandoned: int = 4
+
+
+def nvml_driver(settings: NvmlSettings | None = None) -> OpenDriver:
+    """Return what opens the NVIDIA driver of this machine. NVML is global to a process: open one at a time."""
+    chosen = settings or NvmlSettings()
+
+    @asynccontextmanager
+    async def open_driver() -> AsyncIterator[GpuDriver]:
+        driver = NvmlDriver(chosen)
+        await driver.open()
+        try:
+            yield driver
+        finally:
+            await driver.close()
+
+    return open_driver
+
+
+class NvmlDriver:
+    """An opened NVML; see the port for the verbs."""
+
+    def __init__(self, settings: NvmlSettings) -> None:
+        self._settings = settings
+        self._worker = Worker(settings.max_abandoned)
+        self._event_worker = Worker(EVENT_PATIENCE, threads=1)
+        self._handles: dict[str, Handle] = {}
+        self._devices: tuple[Device, ...] = ()
+        self._events = EventSet()
+        self._is_waiting = False
+        self._last_wait_failed = False
+
+    @property
+    def abandoned_calls(self) -> int:
+        """How many calls hang in the driver at present."""
+        return self._worker.abandoned_calls + self._event_worker.abandoned_calls
+
+    async def open(self) -> None:
+        """Load the library and initialise NVML. Raises DriverError with what was tried when there is no usable driver."""
+
+        def work(_: Hop) -> None:
+            library.load(self._settings.library)
+            library.initialise()
+
+        try:
+            await self._worker.run("opening the NVIDIA driver", work, self._settings.open_seconds)
+        except DriverTimeout:
+            library.owe_shutdown()
+            raise
+
+    async def close(self) -> None:
+        """Let go of NVML, or leave it when calls still hang in it. Returns within seconds, also when cancelled."""
+        with trio.move_on_after(CLOSE_SECONDS, shield=True):
+            if not self.abandoned_calls:
+                await self._worker.drain()
+                await self._event_worker.drain()
+                await trio.to_thread.run_sync(self._let_go, abandon_on_cancel=True)
+                return
+        library.owe_shutdown()
+
+    def _let_go(self) -> None:
+        self._events.close()
+        library.shut_down()
+
+    async def info(self) -> DriverInfo:
+        """Return the driver's versions."""
+
+        def work(_: Hop) -> DriverInfo:
+            cuda = offered(pynvml.nvmlSystemGetCudaDriverVersion_v2)
+            return DriverInfo(
+                driver_version=offered(pynvml.nvmlSystemGetDriverVersion) or "",
+                nvml_version=offered(pynvml.nvmlSystemGetNVMLVersion) or "",
+                cuda_version=f"{cuda // 1000}.{cuda % 1000 // 10}" if cuda else "",
+            )
+
+        return await self._worker.run("reading the driver's versions", work, self._settings.call_seconds)
+
+    async def devices(self) -> tuple[Device, ...]:
+        """Enumerate physical GPUs and MIG partitions; also learns their handles and listens to their events."""
+        stuck = self._stuck_gpus()
+        skip = {device.index for device in self._devices if device.gpu_uuid in stuck}
+
+        def work(hop: Hop) -> tuple[dict[str, Handle], tuple[Device, ...]]:
+            def note(uuid: str) -> None:
+                hop.uuid = uuid
+
+            found = enumerate_devices(self._settings.sysfs, skip, note)
+            return {one.device.uuid: one.handle for one in found}, tuple(one.device for one in found)
+
+        handles, devices = await self._worker.run("enumerating devices", work, self._settings.enumerate_seconds)
+        self._handles, self._devices = handles, devices
+        return devices
+
+    async def memory(self, uuids: Sequence[str]) -> Mapping[str, Memory | Fault]:
+        """Read the memory of each device: one call a device."""
+        return await self._each("reading the memory", uuids, read_memory)
+
+    async def utilization(self, uuids: Sequence[str]) -> Mapping[str, Utilization | Fault]:
+        """Read how busy each device was; None on MIG."""
+        return await self._each("reading the utilisation", uuids, read_utilization)
+
+    async def processes(self, uuids: Sequence[str]) -> Mapping[str, tuple[GpuProcess, ...] | Fault]:
+        """List the processes of each device, graphics and multi-process-service contexts included."""
+        return await self._each("listing the processes", uuids, read_processes)
+
+    async def probe(self, uuids: Sequence[str]) -> Mapping[str, Fault | None]:
+        """Ask each device for its memory: a call that reaches the hardware's side of the driver."""
+        readings = await self.memory(uuids)
+        return {uuid: reading if isinstance(reading, Fault) else None for uuid, reading in readings.items()}
+
+    async def _each(self, action: str, uuids: Iterable[str], read: Callable[[Handle], _T]) -> dict[str, _T | Fault]:
+        wanted = tuple(uuids)
+        stuck = self._stuck_gpus()
+
+        def work(hop: Hop) -> dict[str, _T | Fault]:
+            answers: dict[str, _T | Fault] = {}
+            for uuid in wanted:
+                if stuck and (gpu := self._gpu_of(uuid)) in stuck:
+                    answers[uuid] = Fault(f"does not answer: {stuck[gpu]} has not returned")
+                else:
+                    hop.uuid = uuid
+                    answers[uuid] = self._read(uuid, read)
+            hop.uuid = ""
+            return answers
+
+        return await self._worker.run(action, work, self._settings.call_seconds)
+
+    def _read(self, uuid: str, read: Callable[[Handle], _T]) -> _T | Fault:
+        """Read one device. A handle that may have outlived its device is looked up anew, once."""
+        try:
+            handle = self._handles.get(uuid)
+            if handle is not None:
+                try:
+                    return read(handle)
+                except NvmlError as error:
+                    if error.value not in STALE_HANDLE:
+                        raise
+            return read(self._look_up(uuid))
+        except NvmlError as error:
+            self._handles.pop(uuid, None)
+            return fault_of(error)
+
+    def _look_up(self, uuid: str) -> Handle:
+        handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+        self._handles[uuid] = handle
+        return handle
+
+    def _gpu_of(self, uuid: str) -> str:
+        return next((device.gpu_uuid for device in self._devices if device.uuid == uuid), uuid)
+
+    def _stuck_gpus(self) -> dict[str, str]:
+        """Return the GPUs in which a call hangs; their partitions share their lot."""
+        return {self._gpu_of(uuid): action for uuid, action in self._worker.stuck_on().items()}
+
+    async def health_event(self) -> HealthEvent:
+        """Wait for the next XID or ECC error, or for a GPU to fall off the bus.
+
+        Listens to the GPUs that `devices` found; waits for ever where the driver has no events. An event that comes
+        between two calls is kept for the next. After an error the next call pauses first, for NVML refuses at once as
+        long as the cause lasts. Raises trio.BusyResourceError when another task waits already.
+        """
+        if self._is_waiting:
+            raise trio.BusyResourceError("another task waits for the driver's events already")
+        self._is_waiting = True
+        try:
+            while (event := self._events.pop()) is None:
+                await self._wait_for_events()
+            return event
+        finally:
+            self._is_waiting = False
+
+    async def _wait_for_events(self) -> None:
+        """Make one wait of the driver. An earlier one that was cancelled is sat out first: it may bring an event."""
+        if self._last_wait_failed:
+            await trio.sleep(self._settings.event_wait_seconds)
+        self._last_wait_failed = True
+        seconds = self._settings.event_wait_seconds
+        is_deaf = await self._event_worker.run("waiting for events", self._wait_once, seconds + self._settings.call_seconds)
+        self._last_wait_failed = False
+        if is_deaf:
+            await trio.sleep(DEAF_PAUSE_SECONDS)
+
+    def _wait_once(self, _: Hop) -> bool:
+        gpus = [device.uuid for device in self._devices if device.mig is None]
+        self._events.listen({uuid: handle for uuid in gpus if (handle := self._handles.get(uuid)) is not None})
+        if not self._events.is_deaf:
+            self._events.wait(round(self._settings.event_wait_seconds * 1000), self._devices)
+        return self._events.is_deaf

@@ -1,0 +1,100 @@
+"""From Trio into threads: blocking driver calls with a deadline, and an account of those that never returned.
+
+Rules:
+1. One hop a verb: the whole of it, for all devices, runs in one worker thread.
+2. A hop that is not back in time is abandoned: its thread keeps a token of the limiter until the driver lets it go.
+3. A hop notes which device it is asking. A device on which one hangs is left out of later hops until it returns, so that
+   one sick GPU costs the others a single deadline.
+4. When `max_abandoned` hops hang at once, the driver is lost: no further thread is spent on it.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import trio
+
+from mortalgpu.driver.translate import NvmlError, raised_for
+from mortalgpu.errors import DriverLost, DriverTimeout
+
+_T = TypeVar("_T")
+
+SPARE_THREADS = 2
+"""Hops that may still run beside the hanging ones."""
+
+
+class Hop:
+    """One call of a verb, as its thread and the event loop both see it."""
+
+    __slots__ = ("action", "finished", "started", "uuid")
+
+    def __init__(self, action: str) -> None:
+        self.action = action
+        self.uuid = ""
+        """The device it asks at this moment; empty when it asks about none. Written by the thread."""
+        self.started = False
+        self.finished = False
+
+    def __str__(self) -> str:
+        return f"{self.action} of {self.uuid}" if self.uuid else self.action
+
+
+class Worker:
+    """Runs hops. Not to be shared between event loops."""
+
+    def __init__(self, max_abandoned: int, threads: int | None = None) -> None:
+        self._max_abandoned = max_abandoned
+        self._limiter = trio.CapacityLimiter(threads or max_abandoned + SPARE_THREADS)
+        self._abandoned: set[Hop] = set()
+
+    @property
+    def abandoned_calls(self) -> int:
+        """How many hops hang in the driver at present."""
+        return len(self._abandoned)
+
+    async def drain(self) -> None:
+        """Wait until no thread of ours is inside the driver, and let none in again."""
+        for _ in range(int(self._limiter.total_tokens)):
+            await self._limiter.acquire_on_behalf_of(object())
+
+    def stuck_on(self) -> dict[str, str]:
+        """Return the devices on which a hop hangs, and what it was doing there."""
+        return {hop.uuid: hop.action for hop in tuple(self._abandoned) if hop.uuid}
+
+    async def run(self, action: str, work: Callable[[Hop], _T], seconds: float) -> _T:
+        """Run `work` in a thread and return its result.
+
+        Raises DriverTimeout when it is not back after `seconds`, DriverLost when too many hang already, and the driver's
+        own errors translated. May be cancelled at any time; the thread then ends unobserved.
+        """
+        if len(self._abandoned) >= self._max_abandoned:
+            raise DriverLost(f"{action}: {len(self._abandoned)} earlier driver calls have not returned ({self._hanging()})")
+        hop = Hop(action)
+        with trio.move_on_after(seconds):
+            return await trio.to_thread.run_sync(
+                _guard(hop, work, self._abandoned), abandon_on_cancel=True, limiter=self._limiter
+            )
+        self._abandon(hop)
+        raise DriverTimeout(f"{hop} did not return within {seconds:g} s; the call may still hang in the driver")
+
+    def _abandon(self, hop: Hop) -> None:
+        if hop.started:
+            self._abandoned.add(hop)
+        if hop.finished:  # it may have returned between the deadline and the line above
+            self._abandoned.discard(hop)
+
+    def _hanging(self) -> str:
+        return ", ".join(sorted(str(hop) for hop in tuple(self._abandoned)))
+
+
+def _guard(hop: Hop, work: Callable[[Hop], _T], abandoned: set[Hop]) -> Callable[[], _T]:
+    def run() -> _T:
+        hop.started = True
+        try:
+            return work(hop)
+        except NvmlError as error:
+            raise raised_for(str(hop), error) from error
+        finally:
+            hop.finished = True
+            abandoned.discard(hop)
+
+    return run
