@@ -1,0 +1,105 @@
+"""A gRPC server on any number of listeners. What it serves is a table (`service`); one connection's life is in `session`.
+
+Handlers run as tasks of their connection, connections as tasks of `serve`: cancelling it ends everything at once.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import trio
+
+from mortalgpu.rpc.limits import KUBELET_LIMITS, CallRecord, Limits, Observer
+from mortalgpu.rpc.peer import STRANGER, Peer, peer_of
+from mortalgpu.rpc.service import Call, Method, Receive, Send, Service, bidirectional, methods_by_path, streaming, unary
+from mortalgpu.rpc.session import Session
+from mortalgpu.rpc.status import Code, Refusal
+
+__all__ = [
+    "KUBELET_LIMITS",
+    "Call",
+    "CallRecord",
+    "Code",
+    "Limits",
+    "Method",
+    "Peer",
+    "Receive",
+    "Refusal",
+    "Send",
+    "Server",
+    "Service",
+    "bidirectional",
+    "streaming",
+    "unary",
+]
+
+log = logging.getLogger(__name__)
+
+
+class Server:
+    """Serves a fixed set of services, each connection within `limits`.
+
+    `observer` is told of each finished call. One server may serve several groups of listeners at a time; its limits on
+    connections hold for all of them together.
+    """
+
+    def __init__(self, services: Iterable[Service], limits: Limits | None = None, observer: Observer | None = None) -> None:
+        self._methods = methods_by_path(services)
+        self._limits = limits or Limits()
+        self._observer = observer
+        self._last_connection_id = 0
+        self._per_peer: Counter[str] = Counter()
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return self._per_peer.total()
+
+    async def serve(
+        self,
+        listeners: Sequence[trio.abc.Listener[trio.abc.Stream]],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Accept and serve until cancelled; then close the listeners (a Unix socket's file goes with its listener).
+
+        Started means that clients can connect. Raises OSError when a listener breaks.
+        """
+        async with trio.open_nursery() as nursery:
+            await nursery.start(trio.serve_listeners, self._accept, listeners)
+            task_status.started()
+
+    async def _accept(self, transport: trio.abc.Stream) -> None:
+        """Serve one accepted stream, unless there are too many; closes it."""
+        try:
+            peer = peer_of(transport)
+        except OSError:
+            await trio.aclose_forcefully(transport)
+            return
+        try:
+            if self._has_room_for(peer):
+                await self.serve_connection(transport, peer)
+            else:
+                log.warning("connection refused, too many are open", extra={"peer": peer.address, "count": self.connections})
+                await trio.aclose_forcefully(transport)
+        finally:
+            peer.close()
+
+    def _has_room_for(self, peer: Peer) -> bool:
+        limits = self._limits
+        return self.connections < limits.max_connections and self._per_peer[peer.address] < limits.max_connections_per_peer
+
+    async def serve_connection(self, transport: trio.abc.Stream, peer: Peer = STRANGER) -> None:
+        """Serve one connection over any stream until its end, and close it. Raises nothing for what the client does."""
+        self._last_connection_id += 1
+        session = Session(transport, peer, self._methods, self._limits, self._last_connection_id, self._observer)
+        self._per_peer[peer.address] += 1
+        try:
+            await session.run()
+        except Exception:
+            # A fault of ours; the other connections must not pay for it.
+            log.exception("connection failed", extra={"peer": peer.address})
+        finally:
+            self._per_peer[peer.address] -= 1
+            self._per_peer += Counter()
+            await trio.aclose_forcefully(transport)
