@@ -23,17 +23,24 @@ class CheckpointEntry:
 class Registrar(Protocol):
     """Where a device plugin makes itself known."""
 
-    async def register(self, resource: str, endpoint: str) -> None:
-        """Announce that `endpoint`, a socket's base name in kubelet's device-plugin directory, serves `resource`.
+    async def wait_for_kubelet(self) -> tuple[int, ...]:
+        """Wait until kubelet's registration socket takes connections; return its identity. Never raises, may be cancelled.
 
-        The socket must be serving already: kubelet dials it before it answers. Returns once kubelet has accepted.
+        kubelet sweeps the directory before it listens: a socket of ours bound after this returned is safe from the sweep.
         """
         ...
 
     def socket_identity(self) -> tuple[int, ...] | None:
         """Return what tells one creation of kubelet's registration socket from the next; None while there is none.
 
-        One system call, never blocks for long, never raises: cheap enough to ask several times a second.
+        One system call, never raises: cheap enough to ask several times a second.
+        """
+        ...
+
+    async def register(self, resource: str, endpoint: str) -> None:
+        """Announce that `endpoint`, a socket's base name in kubelet's device-plugin directory, serves `resource`.
+
+        The socket must be serving already: kubelet dials it before it answers. Returns once kubelet has accepted.
         """
         ...
 
