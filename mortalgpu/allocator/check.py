@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from mortalgpu.allocator.base import Request, Terms
 from mortalgpu.allocator.room import survey
 from mortalgpu.model.share import SharedDevice
-from mortalgpu.sharing.metaid import numbers_by_device
+from mortalgpu.sharing.metaid import format_id, numbers_by_device
 
 
 def answer_problem(answer: Sequence[str], request: Request, devices: Sequence[SharedDevice], terms: Terms) -> str | None:
@@ -19,10 +19,11 @@ def answer_problem(answer: Sequence[str], request: Request, devices: Sequence[Sh
     if problem:
         return problem
     used = numbers_by_device(answer)
-    usable = {room.device.uuid for room in (*found.begun, *found.others)}
-    for uuid in used:
-        if uuid not in usable:
-            return f"it uses {uuid}, which is not eligible for this request"
+    usable = {room.device.uuid: room.forced | room.free for room in (*found.begun, *found.others)}
+    for uuid, numbers in used.items():
+        strays = set(numbers) - usable.get(uuid, frozenset())
+        if strays:
+            return f"it names {format_id(uuid, min(strays))!a}, which this request may not use"
     if len(used) > found.fewest_devices:
         return f"it uses {len(used)} devices where {found.fewest_devices} would do"
     return None

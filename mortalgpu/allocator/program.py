@@ -67,11 +67,12 @@ class _Run:
 
     async def converse(self, text: bytes) -> int:
         """Hand over the question, read the answer, and return the exit status."""
+        pidfd = os.pidfd_open(self._process.pid)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._feed, text)
             nursery.start_soon(self._read_output)
             nursery.start_soon(self._read_errors)
-            await self._ended()
+            await self._ended(pidfd)
             # A process that left the group may hold the pipes open even now: do not wait for their end.
             nursery.cancel_scope.deadline = trio.current_time() + _DRAIN_SECONDS
         return await self._process.wait()
@@ -82,13 +83,14 @@ class _Run:
             if not self._group_killed:
                 self._kill_group()
             await self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
-            if stream is not None:
-                await trio.aclose_forcefully(stream)
+        # A scope of its own: closing a pipe never blocks, and all three must close even when reaping took too long.
+        with trio.CancelScope(shield=True):
+            for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
+                if stream is not None:
+                    await stream.aclose()
 
-    async def _ended(self) -> None:
+    async def _ended(self, pidfd: int) -> None:
         """Wait until the program has ended, and kill what it started, before anything reaps it."""
-        pidfd = os.pidfd_open(self._process.pid)
         try:
             await trio.lowlevel.wait_readable(pidfd)
             self._kill_group()

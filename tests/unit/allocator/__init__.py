@@ -1,0 +1,1 @@
+"""Which meta-devices a container gets."""
