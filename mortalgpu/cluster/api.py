@@ -17,6 +17,7 @@ from mortalgpu.cluster.backoff import Backoff
 from mortalgpu.cluster.base import NO_PODS, SOURCE_KUBERNETES, ClusterCounts, PodsView
 from mortalgpu.cluster.events import Postbox
 from mortalgpu.cluster.session import ApiPace, ApiRefusal, ApiSession, open_session
+from mortalgpu.cluster.views import ViewChanges
 from mortalgpu.cluster.watch import PodWatch
 from mortalgpu.errors import ClusterError
 from mortalgpu.latest import Latest
@@ -40,7 +41,7 @@ class ApiCluster:
         self._access = access
         self._pace = pace or ApiPace()
         self._now = now
-        self._backoff = Backoff(random)
+        self._backoff = Backoff(random, self._pace.first_retry_seconds, self._pace.last_retry_seconds)
         self._watch = PodWatch(node, self._pace, random)
         self._view = Latest(NO_PODS)
         self._postbox = Postbox(access, node, self._pace, now=now, random=random)
@@ -54,7 +55,7 @@ class ApiCluster:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._follow)
             nursery.start_soon(self._postbox.deliver)
-            yield self._view.changes()
+            yield ViewChanges(self._view)
             nursery.cancel_scope.cancel()
 
     def refresh(self) -> None:

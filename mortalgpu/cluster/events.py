@@ -103,11 +103,11 @@ class Postbox:
             self._put.send_nowait(Letter(f"/api/v1/namespaces/{namespace}/events", body, self._ticks()))
         except trio.WouldBlock:
             self.counts = replace(self.counts, notes_dropped=self.counts.notes_dropped + 1)
-            log.warning("event dropped: the queue is full")
+            log.debug("event dropped: the queue is full", extra={"reason": note.reason})
 
     async def _post(self, letter: Letter) -> None:
         """Post one Event, again and again while that can help."""
-        backoff = Backoff(self._random)
+        backoff = Backoff(self._random, self._pace.first_retry_seconds, self._pace.last_retry_seconds)
         answers = 0
         while True:
             try:

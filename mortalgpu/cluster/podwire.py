@@ -16,6 +16,10 @@ CONFIG_HASH = "kubernetes.io/config.hash"
 """Annotation of a static pod: the UID that kubelet gave it, and so the one in its cgroup paths."""
 
 
+class Unreadable(ClusterError):
+    """What came is not what the API speaks, or too much of it."""
+
+
 class Meta(msgspec.Struct, rename="camel"):
     """ObjectMeta."""
 
@@ -104,18 +108,18 @@ _statuses = msgspec.json.Decoder(Status)
 
 
 def read_list(body: bytes) -> PodList:
-    """Decode a page of a list. Raises ClusterError when it is not one."""
+    """Decode a page of a list. Raises Unreadable when it is not one."""
     try:
         page = _lists.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError) as broken:
-        raise ClusterError(f"the API server's list of pods cannot be read: {broken}") from broken
+        raise Unreadable(f"the API server's list of pods cannot be read: {broken}") from broken
     if page.kind != "PodList":
-        raise ClusterError(f"the API server answered a {page.kind[:60]!r} where a PodList was asked for")
+        raise Unreadable(f"the API server answered a {page.kind[:60]!r} where a PodList was asked for")
     return page
 
 
 def read_line(line: bytes) -> tuple[str, PodObject | Bookmark | Status]:
-    """Decode one line of a watch into its type and object. Raises ClusterError when it cannot be read."""
+    """Decode one line of a watch into its type and object. Raises Unreadable when it cannot be read."""
     try:
         event = _lines.decode(line)
         if event.type == "ERROR":
@@ -124,7 +128,7 @@ def read_line(line: bytes) -> tuple[str, PodObject | Bookmark | Status]:
             return event.type, _bookmarks.decode(event.object)
         return event.type, _pods.decode(event.object)
     except (msgspec.MsgspecError, UnicodeDecodeError) as broken:
-        raise ClusterError(f"the API server's watch sent a line that cannot be read: {broken}") from broken
+        raise Unreadable(f"the API server's watch sent a line that cannot be read: {broken}") from broken
 
 
 def read_status(body: bytes) -> Status:

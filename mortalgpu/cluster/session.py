@@ -6,15 +6,14 @@ The only file of the cluster port that knows httpx. It knows paths and bytes, no
 import socket
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
-from typing import cast
 
 import httpx
 import trio
 
 from mortalgpu.cluster.access import ApiAccess, read_token
-from mortalgpu.cluster.podwire import read_status
+from mortalgpu.cluster.podwire import Unreadable, read_status
 from mortalgpu.errors import ClusterError
 
 _KEEPALIVE = [
@@ -36,6 +35,9 @@ class ApiPace:
     """Without a byte on a watch. The API server sends a bookmark about every minute."""
     watch_seconds: float = 300.0
     """A watch is asked to end after this, up to twice as long, so that nodes do not return all at once."""
+    first_retry_seconds: float = 0.5
+    last_retry_seconds: float = 30.0
+    """Between them the wait after a failure doubles."""
     page_pods: int = 250
     most_pods: int = 10_000
     answer_bytes: int = 64 * 1024 * 1024
@@ -107,16 +109,16 @@ class ApiSession:
 
     async def _body(self, response: httpx.Response) -> bytes:
         body = bytearray()
-        async with aclosing(_chunks(response)) as chunks:
+        async with _chunks(response) as chunks:
             async for chunk in chunks:
                 body += chunk
                 if len(body) > self._pace.answer_bytes:
-                    raise ClusterError(f"the API server's answer is larger than {self._pace.answer_bytes} bytes")
+                    raise Unreadable(f"the API server's answer is larger than {self._pace.answer_bytes} bytes")
         return bytes(body)
 
     async def _split(self, response: httpx.Response) -> AsyncGenerator[list[bytes], None]:
         rest = bytearray()
-        async with aclosing(_chunks(response)) as chunks:
+        async with _chunks(response) as chunks:
             while True:
                 with _deadline(self._pace.idle_seconds, "send anything on a watch"):
                     chunk = await anext(chunks, None)
@@ -130,7 +132,7 @@ class ApiSession:
                     del rest[: end + 1]
                     yield [line for line in whole.split(b"\n") if line]
                 if len(rest) > self._pace.line_bytes:
-                    raise ClusterError(f"the API server's watch sent a line larger than {self._pace.line_bytes} bytes")
+                    raise Unreadable(f"the API server's watch sent a line larger than {self._pace.line_bytes} bytes")
 
 
 @asynccontextmanager
@@ -143,12 +145,26 @@ async def open_session(access: ApiAccess, pace: ApiPace) -> AsyncIterator[ApiSes
         yield ApiSession(client, access, pace)
 
 
-def _chunks(response: httpx.Response) -> AsyncGenerator[bytes, None]:
-    """Give the body as it arrives. httpx declares an iterator; it is a generator, and must be closed as one."""
-    return cast(AsyncGenerator[bytes, None], response.aiter_bytes())
+@asynccontextmanager
+async def _chunks(response: httpx.Response) -> AsyncIterator[AsyncIterator[bytes]]:
+    """Give the body as it arrives, and end it in good order when the reader stops half-way.
+
+    Below this lie generators inside generators, which closing the outermost does not close: only a cancellation that strikes
+    while they wait for the network ends them all. So one is made.
+    """
+    chunks = response.aiter_bytes()
+    try:
+        yield chunks
+    finally:
+        with trio.CancelScope() as scope, suppress(httpx.HTTPError, httpx.StreamError):
+            scope.cancel()
+            async for _ in chunks:
+                pass
 
 
 def _trust(access: ApiAccess) -> ssl.SSLContext:
+    if access.url.startswith("http:"):
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # Trusts nobody; a redirection to https would not be followed anyway.
     if access.ca_file is None:
         return ssl.create_default_context()
     try:
@@ -163,10 +179,20 @@ def _translated(access: ApiAccess) -> Iterator[None]:
     try:
         yield
     except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, trio.BrokenResourceError, OSError) as broken:
-        cause = str(broken) or type(broken).__name__
+        cause = _cause(broken)
         if "CERTIFICATE_VERIFY_FAILED" in cause:
             cause += f" (trusted CA: {access.ca_file or 'the system store'})"
         raise ClusterError(f"no answer from the Kubernetes API at {access.url}: {cause}") from broken
+
+
+def _cause(error: BaseException) -> str:
+    """Return the first text on the way down to what really happened: the outer errors are often empty."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if str(seen):
+            return str(seen)
+        seen = seen.__cause__ or seen.__context__
+    return type(error).__name__
 
 
 @contextmanager

@@ -4,7 +4,8 @@ Rules:
 1. The server selects: `spec.nodeName=<node>` on every request; never a list of the whole cluster.
 2. The first list may come from the server's cache (resourceVersion 0). A later one must be no older than what was seen. Only
    after the server has disowned our version (410, or a version it cannot reach) is the newest state asked of its store.
-3. A watch resumes at the last version seen, bookmarks included. Any ERROR in it, and those refusals, mean: list again.
+3. A watch resumes at the last version seen, bookmarks included. Any ERROR in it, a line that
+   cannot be read, and those refusals mean: something was missed, list again.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,7 +13,7 @@ from random import random as system_random
 
 import trio
 
-from mortalgpu.cluster.podwire import Bookmark, PodObject, Status, read_line, read_list, to_pod
+from mortalgpu.cluster.podwire import Bookmark, PodObject, Status, Unreadable, read_line, read_list, to_pod
 from mortalgpu.cluster.session import ApiPace, ApiRefusal, ApiSession
 from mortalgpu.errors import ClusterError
 from mortalgpu.model.pod import Pod
@@ -52,13 +53,10 @@ class PodTable:
         self.version = FROM_STORE
         self.listed = False
 
-    def relist(self) -> None:
-        """Ask for a list before the next watch, no older than the version known."""
-        self.listed = False
-
     def apply(self, kind: str, found: PodObject | Bookmark | Status) -> None:
-        """Take over one line of a watch. Raises ApiRefusal for an ERROR, ClusterError for a type that does not exist."""
+        """Take over one line of a watch. Raises ApiRefusal for an ERROR, Unreadable for a type that does not exist."""
         if isinstance(found, Status):
+            self.listed = False
             raise ApiRefusal(f"the Kubernetes API ended the watch with {found.code}: {found.message[:500]}", found.code)
         if isinstance(found, PodObject):
             if kind == "DELETED":
@@ -66,7 +64,7 @@ class PodTable:
             elif kind in ("ADDED", "MODIFIED"):
                 self._pods[found.metadata.uid] = to_pod(found)
             else:
-                raise ClusterError(f"the Kubernetes API's watch sent a {kind[:40]!r}, which is no known kind of event")
+                raise Unreadable(f"the Kubernetes API's watch sent a {kind[:40]!r}, which is no known kind of event")
         self.version = found.metadata.resource_version or self.version
 
 
@@ -98,6 +96,9 @@ class PodWatch:
             if refusal.status in _DISOWNED:
                 self.table.disown()
             raise
+        except Unreadable:
+            self.table.listed = False
+            raise
 
     async def _list(self, session: ApiSession) -> None:
         found: list[PodObject] = []
@@ -125,20 +126,12 @@ class PodWatch:
                 changed()
                 async for lines in batches:
                     for line in lines:
-                        self._take(line)
+                        self.table.apply(*read_line(line))
                     changed()
         finally:
             self.stood = trio.current_time() - began >= _SHORT_LIFE_SECONDS
         if not self.stood:
             raise ClusterError("the Kubernetes API ended a watch as soon as it had begun")
-
-    def _take(self, line: bytes) -> None:
-        """Apply one line; one that is broken means that something was missed, so the next turn lists."""
-        try:
-            self.table.apply(*read_line(line))
-        except ClusterError:
-            self.table.relist()
-            raise
 
     def _selection(self) -> dict[str, str]:
         return {"fieldSelector": f"spec.nodeName={self._node}"}
