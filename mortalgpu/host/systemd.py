@@ -17,7 +17,6 @@ import trio
 from mortalgpu.errors import HostError
 from mortalgpu.host.base import ServiceManager
 
-_PATIENCE_SECONDS = 1.0
 _TEXT_LIMIT = 1000
 
 _log = logging.getLogger(__name__)
@@ -54,8 +53,9 @@ class Unwatched:
 class Systemd:
     """A `ServiceManager` on systemd's notification socket. A message that cannot be delivered is logged and dropped."""
 
-    def __init__(self, address: bytes, watchdog_seconds: float | None) -> None:
+    def __init__(self, address: bytes, watchdog_seconds: float | None, patience_seconds: float = 1.0) -> None:
         self._address = address
+        self._patience_seconds = patience_seconds
         self._watchdog_seconds = watchdog_seconds
         self._listens = True
 
@@ -82,7 +82,7 @@ class Systemd:
 
     async def _send(self, *lines: str) -> None:
         problem = "its queue is full"
-        with trio.move_on_after(_PATIENCE_SECONDS):
+        with trio.move_on_after(self._patience_seconds):
             try:
                 with trio.socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
                     await notify.connect(self._address)
