@@ -47,4 +47,7 @@ def test_an_allocate_answer_has_kubelets_bytes() -> None:
         devices=[deviceplugin_pb2.DeviceSpec(container_path="/c", host_path="/h", permissions="rw")],
         cdi_devices=[deviceplugin_pb2.CDIDevice(name="n")],
     )
-    assert answer.SerializeToString() == b"\x0a\x06\x0a\x01A\x12\x01b" + b"\x1a\x0c\x0a\x02/c\x12\x02/h\x1a\x02rw" + b"\x2a\x03\x0a\x01n"
+    assert (
+        answer.SerializeToString()
+        == b"\x0a\x06\x0a\x01A\x12\x01b" + b"\x1a\x0c\x0a\x02/c\x12\x02/h\x1a\x02rw" + b"\x2a\x03\x0a\x01n"
+    )
