@@ -82,7 +82,7 @@ class SimulatedDriver:
         self._loaded = True
         self._generation = 0
         self._opened = -1
-        self._events_in, self._events = trio.open_memory_channel[HealthEvent](MAX_UNREAD_EVENTS)
+        self._events_in, self._events = trio.open_memory_channel[HealthEvent | None](MAX_UNREAD_EVENTS)
         for device in devices:
             self.add(device)
 
@@ -143,11 +143,17 @@ class SimulatedDriver:
     def unload(self) -> None:
         """Take the driver away: opened ones raise DriverLost, and it cannot be opened."""
         self._loaded = False
+        self._wake_waiter()
 
     def reload(self) -> None:
         """Load the driver, anew if it was there: ones opened before stay lost."""
         self._loaded = True
         self._generation += 1
+        self._wake_waiter()
+
+    def _wake_waiter(self) -> None:
+        """Let who waits for an event look again whether the driver is still there."""
+        self._events_in.send_nowait(None)
 
     # The port.
 
@@ -194,8 +200,11 @@ class SimulatedDriver:
 
     async def health_event(self) -> HealthEvent:
         """Wait for the next event pushed."""
-        await self._enter("health_event")
-        return await self._events.receive()
+        event = None
+        while event is None:
+            await self._enter("health_event")
+            event = await self._events.receive()
+        return event
 
     async def _enter(self, verb: str) -> None:
         await trio.lowlevel.checkpoint()

@@ -1,0 +1,1 @@
+"""Checks against a real GPU; skipped where there is none."""
