@@ -1,0 +1,50 @@
+"""Makes tokens: for containers within Allocate, and for operators on the command line."""
+
+import time
+from collections.abc import Callable, Sequence
+
+from mortalgpu.deviceapi import tokens
+from mortalgpu.deviceapi.keys import Keys
+from mortalgpu.deviceapi.succession import Succession
+from mortalgpu.errors import ConfigError
+
+
+class Mint:
+    """Makes the token of each container that is granted shares, always with the newest key."""
+
+    def __init__(self, keys: Keys, succession: Succession, now: Callable[[], float] = time.time) -> None:
+        self._keys = keys
+        self._succession = succession
+        self._now = now
+
+    def mint_container_token(self, meta_devices: Sequence[str]) -> str:
+        """Return the token for the container that is granted these ids. Takes well below a millisecond; never blocks."""
+        now = self._now()
+        self._succession.minted(meta_devices, now)
+        return tokens.mint_container_token(self._keys.secrets.keyring, meta_devices, now=now)
+
+
+def mint_for_operator(
+    keys: Keys,
+    level: str,
+    *,
+    email: str = "",
+    meta_devices: Sequence[str] = (),
+    lifetime_seconds: float | None = None,
+    now: Callable[[], float] = time.time,
+) -> str:
+    """Return a token that an operator asked for.
+
+    `level` is l0 or l1; an l1 token opens the container that holds `meta_devices`. Raises ConfigError, named after the option
+    of `mortalgpu token`, for what cannot be.
+    """
+    if level not in tokens.LEVELS:
+        raise ConfigError("--level", f"{level!r} is no visibility level; give l0 (the node) or l1 (one container)")
+    if level == tokens.CONTAINER_LEVEL and not meta_devices:
+        raise ConfigError("--meta-device", "is needed for an l1 token: the ids that its container holds, as kubelet lists them")
+    if level == tokens.NODE_LEVEL and meta_devices:
+        raise ConfigError("--meta-device", "has no meaning for an l0 token, which sees the whole node; leave it out")
+    if lifetime_seconds is not None and lifetime_seconds <= 0:
+        raise ConfigError("--lifetime", f"{lifetime_seconds:g} s is no lifetime; give more than 0")
+    keyring = keys.secrets.keyring
+    return tokens.mint(keyring, level, now=now(), email=email, meta_devices=meta_devices, lifetime_seconds=lifetime_seconds)
