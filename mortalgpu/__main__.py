@@ -1,16 +1,120 @@
-"""Which face am I? Chooses mgctl or a sub-command, and turns the outcome into an exit code; the only file that exits."""
+"""Which face am I? Chooses `mgctl` or a sub-command and turns the outcome into an exit code; the only file that exits.
 
+Exit codes: 0 asked to stop, or done · 2 wrong words on the command line · 69 the driver, kubelet or this machine does not let
+us work · 70 a fault of ours · 78 the configuration. Every face is imported only when it is chosen: mgctl must start fast.
+"""
+
+import os
 import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+
+    from mortalgpu.config import Config
+
+EX_USAGE = 2
+EX_UNAVAILABLE = 69
+EX_SOFTWARE = 70
+EX_CONFIG = 78
 
 
-def main() -> None:
-    """Entry point of `mortalgpu`."""
-    sys.exit(0)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of `mortalgpu`; also of `mgctl` when the program goes by that name."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if os.path.basename(sys.argv[0]) == "mgctl":
+        mgctl_main(words)
+    from mortalgpu.arguments import parser
+
+    chosen = parser().parse_args(words)
+    faces = {"run": _run, "discover": _discover, "check-config": _check_config, "demo": _demo}
+    sys.exit(_guarded(faces[chosen.command], chosen))
 
 
-def mgctl_main() -> None:
+def mgctl_main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `mgctl`."""
-    sys.exit(0)
+    from mortalgpu.mgctl.main import run
+
+    sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def _run(chosen: "argparse.Namespace") -> int:
+    import trio
+
+    from mortalgpu import daemon, logs
+
+    config = _configuration(chosen)
+    logs.set_up(verbose=config.log.verbose, as_json=config.log.json)
+    trio.run(daemon.run, config)
+    return 0
+
+
+def _discover(chosen: "argparse.Namespace") -> int:
+    import trio
+
+    from mortalgpu import discover
+
+    findings = trio.run(discover.find, _configuration(chosen))
+    print(discover.as_json(findings) if chosen.output == "json" else discover.as_table(findings))
+    return 0
+
+
+def _check_config(chosen: "argparse.Namespace") -> int:
+    from mortalgpu import configfile, wiring
+
+    config = configfile.load(chosen.file, {}, chosen.set)
+    rules = wiring.share_rules(config)
+    print(f"{chosen.file}: good; resources: {', '.join(dict.fromkeys(rule.resource for rule in rules))}")
+    return 0
+
+
+def _demo(chosen: "argparse.Namespace") -> int:
+    return 0
+
+
+def _configuration(chosen: "argparse.Namespace") -> "Config":
+    from mortalgpu import arguments, configfile
+
+    return configfile.load(chosen.config, os.environ, arguments.overrides(chosen))
+
+
+def _guarded(face: Callable[["argparse.Namespace"], int], chosen: "argparse.Namespace") -> int:
+    """Run a face; say in one line what stopped it, except for a fault of ours, which shows its traceback."""
+    from mortalgpu import errors
+
+    try:
+        return face(chosen)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return EX_SOFTWARE
+    except Exception as error:
+        cause = _only(error)
+        code = _exit_code(cause)
+        if code == EX_SOFTWARE or not isinstance(cause, errors.MortalGpuError):
+            import logging
+
+            logging.getLogger("mortalgpu").critical("a fault of ours", exc_info=error)
+            return EX_SOFTWARE
+        print(f"mortalgpu: {cause}", file=sys.stderr)
+        return code
+
+
+def _only(error: BaseException) -> BaseException:
+    """Return the one error in a group of one (a nursery wraps what ends it)."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+def _exit_code(error: BaseException) -> int:
+    from mortalgpu import errors
+
+    if isinstance(error, errors.ConfigError):
+        return EX_CONFIG
+    neighbours = (errors.DriverError, errors.HostError, errors.KubeletError, errors.ClusterError)
+    return EX_UNAVAILABLE if isinstance(error, neighbours) else EX_SOFTWARE
 
 
 if __name__ == "__main__":

@@ -158,7 +158,8 @@ class Kubelet(Section, frozen=True):
     """kubelet.*: where kubelet's sockets are."""
 
     device_plugin_dir: AbsolutePath = "/var/lib/kubelet/device-plugins"
-    pod_resources_socket: AbsolutePath = "/var/lib/kubelet/pod-resources/kubelet.sock"
+    pod_resources_socket: str = ""
+    """Empty: pod-resources/kubelet.sock beside the device-plugin directory, where kubelet has it."""
 
 
 class Driver(Section, frozen=True):
@@ -208,6 +209,12 @@ class Config(Section, frozen=True):
         """Directory of the daemon's small files (share layout, keys)."""
         return self.state_dir or self.mgctl.host_mount.host_path
 
+    @property
+    def pod_resources_path(self) -> str:
+        """kubelet's pod-resources socket."""
+        kubelet_root = self.kubelet.device_plugin_dir.rstrip("/").rpartition("/")[0]
+        return self.kubelet.pod_resources_socket or f"{kubelet_root}/pod-resources/kubelet.sock"
+
 
 def check(config: Config) -> None:
     """Refuse contradictions between keys, which no type can express. Raises ConfigError naming the key to change."""
@@ -237,6 +244,7 @@ def _check_external(allocator: Allocator) -> None:
 def _check_paths(config: Config) -> None:
     optional = {
         "config.stateDir": config.state_dir,
+        "config.kubelet.podResourcesSocket": config.kubelet.pod_resources_socket,
         "config.criSocket": config.cri_socket.removeprefix("unix://"),
         "config.driver.library": config.driver.library,
     }

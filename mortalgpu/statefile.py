@@ -1,9 +1,22 @@
-"""Small files that outlive the daemon, written so that a crash leaves either the old text or the new one."""
+"""Small files that outlive the daemon, written so that a crash leaves either the old text or the new one.
 
+And the lock that keeps two daemons from keeping the same files: the kernel lets go of it with its holder, however that dies.
+"""
+
+import fcntl
+import logging
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+import trio
+
 from mortalgpu.errors import HostError
+
+log = logging.getLogger(__name__)
+
+LOCK_POLL_SECONDS = 0.2
 
 
 def read_state(path: Path) -> str | None:
@@ -40,3 +53,36 @@ def _sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@asynccontextmanager
+async def only_one(directory: Path) -> AsyncIterator[None]:
+    """Hold the directory's lock, waiting for another daemon to let go of it. Raises HostError when it cannot be made."""
+    path = directory / "daemon.lock"
+    descriptor = _open_lock(path)
+    try:
+        await _lock(descriptor, path)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _open_lock(path: Path) -> int:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise HostError(f"{path}: cannot be made: {error.strerror}; give --state-dir a directory of ours") from None
+
+
+async def _lock(descriptor: int, path: Path) -> None:
+    told = False
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if not told:
+                told = True
+                log.warning("waiting for another daemon to end", extra={"path": str(path)})
+        await trio.sleep(LOCK_POLL_SECONDS)

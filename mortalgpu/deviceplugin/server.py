@@ -74,12 +74,16 @@ class Plugin:
         Waits without end for a kubelet that is absent. Raises HostError when no socket can be made in the directory.
         """
         remove_dead_sockets(self._directory, self._offer.resource)
-        pause = self._rhythm.settle_seconds
+        pause = self._rhythm.settle_seconds / 2
         while True:
             turn = await self._one_registration(task_status)
             task_status = task_status if not self._offer.counts.registrations else trio.TASK_STATUS_IGNORED
             steady = turn.lasted_seconds >= self._rhythm.steady_seconds
-            pause = self._rhythm.settle_seconds if steady else min(pause * 2, self._rhythm.longest_pause_seconds)
+            pause = (
+                self._rhythm.settle_seconds
+                if steady or not turn.same_kubelet
+                else min(pause * 2, self._rhythm.longest_pause_seconds)
+            )
             log.info("registering again", extra={"resource": self._offer.resource, "reason": turn.reason})
             if turn.same_kubelet:
                 await self._pause(pause)

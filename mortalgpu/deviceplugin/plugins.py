@@ -1,0 +1,60 @@
+"""One plugin per resource, for as long as the resource has devices. A crash of one is a crash of all: they are essential."""
+
+import logging
+import math
+from collections.abc import Callable, Collection
+
+import trio
+
+from mortalgpu.deviceplugin.server import Plugin
+from mortalgpu.latest import Latest
+from mortalgpu.model.share import Inventory
+
+log = logging.getLogger(__name__)
+
+FAREWELL_SECONDS = 1.0
+"""How long a resource that has lost its last device goes on, so that kubelet hears of the empty list."""
+
+
+class Plugins:
+    """Starts a plugin for each resource of the inventory and ends those whose devices all went to other resources."""
+
+    def __init__(self, inventory: Latest[Inventory], make_plugin: Callable[[str], Plugin]) -> None:
+        self._inventory = inventory
+        self._make_plugin = make_plugin
+        self._running: dict[str, trio.CancelScope] = {}
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run until cancelled. Started once every resource of the first inventory is registered. Raises HostError."""
+        async with trio.open_nursery() as nursery:
+            await self._start(self._inventory.value.resources, nursery)
+            task_status.started()
+            async for inventory in self._inventory.changes():
+                await self._follow(inventory, nursery)
+
+    async def _follow(self, inventory: Inventory, nursery: trio.Nursery) -> None:
+        wanted = inventory.resources
+        for resource, scope in self._running.items():
+            if resource in wanted:
+                scope.deadline = math.inf  # It may have been about to leave.
+            elif scope.deadline == math.inf:
+                log.info("resource has no device any more", extra={"resource": resource})
+                scope.deadline = trio.current_time() + FAREWELL_SECONDS
+        for resource in wanted:
+            if resource not in self._running:
+                self._running[resource] = trio.CancelScope()
+                nursery.start_soon(self._run_one, resource)
+        await trio.lowlevel.checkpoint()
+
+    async def _start(self, resources: Collection[str], nursery: trio.Nursery) -> None:
+        async with trio.open_nursery() as starting:
+            for resource in resources:
+                self._running[resource] = trio.CancelScope()
+                starting.start_soon(nursery.start, self._run_one, resource)
+
+    async def _run_one(self, resource: str, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        try:
+            with self._running[resource]:
+                await self._make_plugin(resource).serve(task_status=task_status)
+        finally:
+            del self._running[resource]
