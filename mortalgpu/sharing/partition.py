@@ -5,7 +5,8 @@ The rules:
 2. A share is the device's memory divided by its shares: the remainder of the chunks is not lost.
 3. The last `reservedChunks` shares of each device are not advertised; the size of the others stays the same.
 4. A GPU in MIG mode is offered through its partitions only.
-5. The list of one resource must fit into one message to kubelet.
+5. Compute instances of one GPU instance have one memory between them, so only one of them may be shared.
+6. The list of one resource must fit into one message to kubelet.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -28,7 +29,8 @@ def share(devices: Iterable[Device], rules: Sequence[ShareRule]) -> Inventory:
     """Cut devices into shares as the entries say. Returns them in the house's order, and those that no entry takes.
 
     A GPU in MIG mode counts as left alone only while it has no partition. Raises ConfigError, which names the device, when
-    a device gets no share, or fewer than the entry reserves, or when a resource's list is longer than kubelet reads.
+    one gets no share, fewer than the entry reserves, or memory that another one has too, and when a resource's list is longer
+    than kubelet reads.
     """
     ordered = sorted(devices, key=device_order)
     parents = {device.gpu_uuid for device in ordered if device.mig}
@@ -37,6 +39,7 @@ def share(devices: Iterable[Device], rules: Sequence[ShareRule]) -> Inventory:
     for device in ordered:
         rule = first_match(rules, device)
         if rule:
+            _check_memory_is_its_own(device, rule, shared)
             shared.append(_cut(device, rule))
         elif not (device.mig_mode and device.uuid in parents):
             left_alone.append(device)
@@ -85,6 +88,17 @@ def _cut(device: Device, rule: ShareRule) -> SharedDevice:
             f"reserves {rule.reserved} shares, but {_named(device)} has only {shares}: reserve {shares} or fewer",
         )
     return SharedDevice(device, rule.resource, shares, rule.reserved)
+
+
+def _check_memory_is_its_own(device: Device, rule: ShareRule, before: Sequence[SharedDevice]) -> None:
+    for other in before:
+        twin = other.device.mig
+        if device.mig and twin and (twin.parent_uuid, twin.gi_id) == (device.mig.parent_uuid, device.mig.gi_id):
+            raise ConfigError(
+                f"{rule.field}.uuid",
+                f"{_named(device)} is a compute instance that has its memory in common with {other.uuid}, which is shared "
+                "already: the same memory would be given out twice; name one of the two by uuid",
+            )
 
 
 def _named(device: Device) -> str:

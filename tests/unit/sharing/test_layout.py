@@ -184,6 +184,11 @@ def test_a_file_that_a_held_number_refutes_is_corrected() -> None:
     assert recover(wanted(shared("GPU-a", 40)), {"GPU-a": OLD}, held, {}) == {"GPU-a": LayoutEntry(RESOURCE, 40)}
 
 
+def test_a_file_that_knows_another_resource_than_kubelet_is_corrected() -> None:
+    held = {"GPU-a": Held("a.b/c", 1, 3)}
+    assert recover(wanted(shared("GPU-a", 40)), {"GPU-a": OLD}, held, {"GPU-a": 10}) == {"GPU-a": LayoutEntry("a.b/c", 10)}
+
+
 def test_held_shares_come_from_assignments_and_fresh_grants() -> None:
     assignments = (
         Assignment("p", "n", "c", {RESOURCE: ("GPU-a::1", "GPU-b::4")}),

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mortalgpu.errors import ConfigError
-from mortalgpu.model.device import Device
+from mortalgpu.model.device import Device, MigPlacement
 from mortalgpu.rpc.pb.deviceplugin.v1beta1 import deviceplugin_pb2
 from mortalgpu.sharing.metaid import advertised_ids
 from mortalgpu.sharing.partition import KUBELET_MESSAGE_BYTES, list_bytes, share
@@ -86,6 +86,19 @@ def test_a_reserve_larger_than_a_device_is_refused_by_name() -> None:
     assert caught.value.field == "config.deviceSharing[0].reservedChunks"
     assert "reserves 11 shares" in caught.value.problem
     assert f"{V100} (Tesla V100-PCIE-32GB, 1000 MiB) has only 10" in caught.value.problem
+
+
+def test_two_compute_instances_of_one_gpu_instance_are_refused() -> None:
+    first, second = partition(3, 1000), replace(partition(3, 1000), uuid="MIG-second", mig=MigPlacement(A100, 3, 1))
+    with pytest.raises(ConfigError, match=r"MIG-second .* the same memory would be given out twice") as caught:
+        share([first, second], [COUNT])
+    assert caught.value.field == "config.deviceSharing[0].uuid"
+    assert len(share([first, second], [replace(COUNT, uuids=("MIG-second",))]).devices) == 1
+
+
+def test_partitions_of_the_same_number_on_two_gpus_are_two() -> None:
+    other = replace(partition(3, 1000, parent="GPU-x"), uuid="MIG-other")
+    assert len(share([partition(3, 1000), other], [COUNT]).devices) == 2
 
 
 def test_shares_of_less_than_a_byte_are_refused() -> None:
