@@ -1,0 +1,1 @@
+"""The adapter over NVML, against the driver stand-in; and its parts."""

@@ -1,0 +1,164 @@
+"""The adapter's life: opening, closing, and devices or a driver that hang."""
+
+from dataclasses import replace
+
+import pytest
+import trio
+
+from mortalgpu.driver.base import OpenDriver
+from mortalgpu.driver.nvml import NvmlDriver, NvmlSettings, nvml_driver
+from mortalgpu.errors import DriverError, DriverLost, DriverTimeout
+from mortalgpu.model.device import DriverInfo, Fault, Memory
+from mortalgpu.simulation.driver import A100_UUID, partition_uuid, v100_uuid, worked_example
+from tests.standin.nvml import StateFile
+from tests.unit.driver.conftest import CALL_SECONDS
+
+V100_UUID, OTHER_UUID = v100_uuid(0), v100_uuid(1)
+UUIDS = [V100_UUID, OTHER_UUID]
+MEMORY = "nvmlDeviceGetMemoryInfo_v2"
+
+
+async def test_one_hanging_gpu_costs_the_others_a_single_deadline(open_driver: OpenDriver, machine: StateFile) -> None:
+    async with open_driver() as driver:
+        await driver.devices()
+        machine.add_fault(MEMORY, V100_UUID, hang=0)
+        with pytest.raises(DriverTimeout, match=f"reading the memory of {V100_UUID}"):
+            await driver.memory(UUIDS)
+        started = trio.current_time()
+        answers = await driver.memory(UUIDS)
+        assert trio.current_time() - started < CALL_SECONDS / 2
+        assert answers[V100_UUID] == Fault("does not answer: reading the memory has not returned")
+        assert isinstance(answers[OTHER_UUID], Memory)
+        machine.clear_faults()
+
+
+async def test_partitions_share_the_lot_of_a_gpu_in_which_a_call_hangs(open_driver: OpenDriver, machine: StateFile) -> None:
+    async with open_driver() as driver:
+        await driver.devices()
+        machine.add_fault(MEMORY, partition_uuid(3), hang=0)
+        with pytest.raises(DriverTimeout):
+            await driver.memory([partition_uuid(3)])
+        probed = await driver.probe([partition_uuid(2), A100_UUID, V100_UUID])
+        assert [uuid for uuid, fault in probed.items() if fault is None] == [V100_UUID]
+        machine.clear_faults()
+
+
+async def test_a_gpu_that_hangs_during_enumeration_is_left_out_of_the_next(open_driver: OpenDriver, machine: StateFile) -> None:
+    async with open_driver() as driver:
+        await driver.devices()
+        machine.add_fault("nvmlDeviceGetName", A100_UUID, hang=0)
+        with pytest.raises(DriverTimeout, match=f"enumerating devices of {A100_UUID}"):
+            await driver.devices()
+        assert [device.uuid for device in await driver.devices()] == UUIDS
+        machine.clear_faults()
+
+
+async def test_a_hanging_gpu_that_answers_again_is_read_and_enumerated_again(
+    open_driver: OpenDriver, machine: StateFile
+) -> None:
+    async with open_driver() as driver:
+        await driver.devices()
+        machine.add_fault(MEMORY, V100_UUID, hang=0)
+        with pytest.raises(DriverTimeout):
+            await driver.memory(UUIDS)
+        machine.clear_faults()
+        with trio.fail_after(2):
+            while (await driver.probe([V100_UUID]))[V100_UUID] is not None:
+                await trio.sleep(0.01)
+        assert len(await driver.devices()) == len(worked_example())
+
+
+async def test_a_driver_in_which_too_many_calls_hang_is_lost(settings: NvmlSettings, machine: StateFile) -> None:
+    driver = NvmlDriver(settings)
+    await driver.open()
+    await driver.devices()
+    machine.add_fault(MEMORY, hang=0)
+    for uuid in UUIDS:
+        with pytest.raises(DriverTimeout):
+            await driver.memory([uuid])
+    assert driver.abandoned_calls == settings.max_abandoned
+    with pytest.raises(DriverLost, match="2 earlier driver calls have not returned"):
+        await driver.info()
+    await driver.close()
+    machine.clear_faults()
+
+
+async def test_closing_does_not_wait_for_calls_that_hang(open_driver: OpenDriver, machine: StateFile) -> None:
+    async with open_driver() as driver:
+        await driver.devices()
+        machine.add_fault(MEMORY, hang=0)
+        with pytest.raises(DriverTimeout):
+            await driver.memory(UUIDS)
+        started = trio.current_time()
+    assert trio.current_time() - started < 0.2
+    machine.clear_faults()
+
+
+async def test_a_driver_closed_over_a_hanging_call_recovers_from_the_next_reload(
+    open_driver: OpenDriver, machine: StateFile
+) -> None:
+    async with open_driver() as driver:
+        await driver.devices()
+        machine.add_fault(MEMORY, hang=0)
+        with pytest.raises(DriverTimeout):
+            await driver.memory(UUIDS)
+    machine.clear_faults()
+    machine.reload_driver()
+    async with open_driver() as driver:
+        assert len(await driver.devices()) == len(worked_example())
+
+
+async def test_a_driver_that_hangs_while_it_is_opened_is_a_timeout(open_driver: OpenDriver, machine: StateFile) -> None:
+    machine.add_fault("nvmlInitWithFlags", hang=0)
+    with pytest.raises(DriverTimeout, match="opening the NVIDIA driver"):
+        async with open_driver():
+            pass
+    machine.clear_faults()
+    with trio.fail_after(2):
+        async with open_driver() as driver:
+            assert await driver.devices()
+
+
+async def test_closing_gives_way_to_a_shutdown_that_hangs(open_driver: OpenDriver, machine: StateFile) -> None:
+    machine.add_fault("nvmlShutdown", hang=0)
+    with trio.fail_after(4):
+        async with open_driver() as driver:
+            await driver.devices()
+    machine.clear_faults()
+
+
+@pytest.mark.parametrize(
+    ("error", "way_out"),
+    [(9, "modprobe nvidia"), (18, "restart mortalgpu"), (4, "/dev/nvidiactl"), (999, r"unknown \(NVML error 999\)")],
+)
+async def test_a_driver_that_does_not_start_says_why_and_what_to_do(
+    open_driver: OpenDriver, machine: StateFile, error: int, way_out: str
+) -> None:
+    machine.add_fault("nvmlInitWithFlags", error=error)
+    with pytest.raises(DriverError, match=way_out):
+        async with open_driver():
+            pass
+
+
+async def test_versions_that_the_driver_does_not_tell_are_empty(open_driver: OpenDriver, machine: StateFile) -> None:
+    for call in ("nvmlSystemGetDriverVersion", "nvmlSystemGetNVMLVersion", "nvmlSystemGetCudaDriverVersion_v2"):
+        machine.add_fault(call, error=3)
+    async with open_driver() as driver:
+        assert await driver.info() == DriverInfo("", "", "")
+
+
+async def test_a_cuda_version_reads_as_people_write_it(open_driver: OpenDriver, machine: StateFile) -> None:
+    machine.write(replace(machine.state, driver=replace(machine.state.driver, cuda=11020)))
+    async with open_driver() as driver:
+        assert (await driver.info()).cuda_version == "11.2"
+
+
+async def test_devices_can_be_read_before_they_were_enumerated(open_driver: OpenDriver) -> None:
+    async with open_driver() as driver:
+        assert isinstance((await driver.memory([V100_UUID]))[V100_UUID], Memory)
+
+
+async def test_a_library_that_is_not_there_is_an_error_on_opening(machine: StateFile) -> None:
+    with pytest.raises(DriverError, match=r"looked at: /nowhere/libnvidia-ml\.so\.1"):
+        async with nvml_driver(NvmlSettings(library="/nowhere/libnvidia-ml.so.1"))():
+            pass

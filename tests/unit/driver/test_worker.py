@@ -1,0 +1,110 @@
+"""Calls that hang: what it costs whom, and how it ends."""
+
+from collections.abc import Iterator
+from threading import Event
+
+import pytest
+import trio
+
+from mortalgpu.driver.worker import Hop, Worker
+from mortalgpu.errors import DriverLost, DriverTimeout
+
+SHORT = 0.05
+
+
+@pytest.fixture
+def release() -> Iterator[Event]:
+    """Yield what lets hanging threads go; they go at the latest when the test ends."""
+    event = Event()
+    yield event
+    event.set()
+
+
+async def abandon(worker: Worker, uuid: str, release: Event) -> None:
+    def work(hop: Hop) -> None:
+        hop.uuid = uuid
+        release.wait(10)
+
+    with pytest.raises(DriverTimeout):
+        await worker.run("reading", work, SHORT)
+
+
+async def until_none_hangs(worker: Worker) -> None:
+    with trio.fail_after(2):
+        while worker.abandoned_calls:
+            await trio.sleep(0.005)
+
+
+async def test_a_hop_returns_what_its_work_returns() -> None:
+    assert await Worker(2).run("adding", lambda _: 1 + 1, 1) == 2
+
+
+async def test_a_timeout_names_the_action_the_device_and_the_limit(release: Event) -> None:
+    def work(hop: Hop) -> None:
+        hop.uuid = "GPU-a"
+        release.wait(10)
+
+    with pytest.raises(DriverTimeout, match=r"^reading of GPU-a did not return within 0\.05 s"):
+        await Worker(2).run("reading", work, SHORT)
+
+
+async def test_a_hop_that_hangs_is_counted_until_it_returns(release: Event) -> None:
+    worker = Worker(2)
+    await abandon(worker, "GPU-a", release)
+    assert worker.abandoned_calls == 1
+    assert worker.stuck_on() == {"GPU-a": "reading"}
+    release.set()
+    await until_none_hangs(worker)
+    assert worker.stuck_on() == {}
+
+
+async def test_hops_beside_a_hanging_one_still_run(release: Event) -> None:
+    worker = Worker(2)
+    await abandon(worker, "GPU-a", release)
+    assert await worker.run("adding", lambda _: 2, 1) == 2
+
+
+async def test_as_many_hanging_hops_as_are_borne_mean_that_the_driver_is_lost(release: Event) -> None:
+    worker = Worker(2)
+    for uuid in ("GPU-a", "GPU-b"):
+        await abandon(worker, uuid, release)
+    with pytest.raises(DriverLost, match="reading of GPU-a, reading of GPU-b"):
+        await worker.run("reading", lambda _: 0, 1)
+
+
+async def test_a_driver_that_was_lost_to_hanging_serves_again_when_they_return(release: Event) -> None:
+    worker = Worker(1)
+    await abandon(worker, "GPU-a", release)
+    release.set()
+    await until_none_hangs(worker)
+    assert await worker.run("adding", lambda _: 2, 1) == 2
+
+
+async def test_a_hop_that_finds_no_free_thread_times_out_and_is_not_counted_as_hanging(release: Event) -> None:
+    worker = Worker(5, threads=1)
+    await abandon(worker, "GPU-a", release)
+    with pytest.raises(DriverTimeout):
+        await worker.run("adding", lambda _: 2, SHORT)
+    assert worker.abandoned_calls == 1
+
+
+async def test_a_cancelled_hop_gives_way_at_once_and_is_not_counted_as_hanging(release: Event) -> None:
+    worker = Worker(2)
+
+    with trio.move_on_after(SHORT) as scope:
+        await worker.run("reading", lambda _: release.wait(10), 5)
+    assert scope.cancelled_caught
+    assert worker.abandoned_calls == 0
+
+
+async def test_draining_waits_for_the_threads_inside_and_lets_none_in_again(release: Event) -> None:
+    worker = Worker(2)
+    await abandon(worker, "GPU-a", release)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(worker.drain)
+        await trio.sleep(SHORT)
+        assert worker.abandoned_calls == 1
+        release.set()
+    assert worker.abandoned_calls == 0
+    with pytest.raises(DriverTimeout):
+        await worker.run("adding", lambda _: 2, SHORT)
