@@ -41,7 +41,7 @@ class ContainerDevice(_message.Message):
     def __init__(self, device: _Optional[_Union[Device, _Mapping]] = ..., allocated_shares: _Optional[int] = ..., memory_request: _Optional[int] = ..., memory_limit: _Optional[int] = ..., memory_used: _Optional[int] = ...) -> None: ...
 
 class Kill(_message.Message):
-    __slots__ = ("time", "pid", "container_pid", "cmdline", "uuid", "memory_used", "memory_limit", "reason")
+    __slots__ = ("time", "pid", "container_pid", "cmdline", "uuid", "memory_used", "memory_limit", "reason", "pod_id", "pod_namespace", "container_name", "outcome")
     TIME_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     CONTAINER_PID_FIELD_NUMBER: _ClassVar[int]
@@ -50,6 +50,10 @@ class Kill(_message.Message):
     MEMORY_USED_FIELD_NUMBER: _ClassVar[int]
     MEMORY_LIMIT_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    POD_ID_FIELD_NUMBER: _ClassVar[int]
+    POD_NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    CONTAINER_NAME_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
     time: int
     pid: int
     container_pid: int
@@ -58,7 +62,11 @@ class Kill(_message.Message):
     memory_used: int
     memory_limit: int
     reason: str
-    def __init__(self, time: _Optional[int] = ..., pid: _Optional[int] = ..., container_pid: _Optional[int] = ..., cmdline: _Optional[str] = ..., uuid: _Optional[str] = ..., memory_used: _Optional[int] = ..., memory_limit: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+    pod_id: str
+    pod_namespace: str
+    container_name: str
+    outcome: str
+    def __init__(self, time: _Optional[int] = ..., pid: _Optional[int] = ..., container_pid: _Optional[int] = ..., cmdline: _Optional[str] = ..., uuid: _Optional[str] = ..., memory_used: _Optional[int] = ..., memory_limit: _Optional[int] = ..., reason: _Optional[str] = ..., pod_id: _Optional[str] = ..., pod_namespace: _Optional[str] = ..., container_name: _Optional[str] = ..., outcome: _Optional[str] = ...) -> None: ...
 
 class GpuContainer(_message.Message):
     __slots__ = ("container_id", "container_name", "pod_id", "pod_namespace", "metagpu_requests", "resource_name", "node_name", "device_processes", "container_devices", "metagpu_limits", "kills")
@@ -87,7 +95,7 @@ class GpuContainer(_message.Message):
     def __init__(self, container_id: _Optional[str] = ..., container_name: _Optional[str] = ..., pod_id: _Optional[str] = ..., pod_namespace: _Optional[str] = ..., metagpu_requests: _Optional[int] = ..., resource_name: _Optional[str] = ..., node_name: _Optional[str] = ..., device_processes: _Optional[_Iterable[_Union[DeviceProcess, _Mapping]]] = ..., container_devices: _Optional[_Iterable[_Union[ContainerDevice, _Mapping]]] = ..., metagpu_limits: _Optional[int] = ..., kills: _Optional[_Iterable[_Union[Kill, _Mapping]]] = ...) -> None: ...
 
 class Device(_message.Message):
-    __slots__ = ("uuid", "index", "shares", "gpu_utilization", "memory_utilization", "memory_total", "memory_free", "memory_used", "memory_share_size", "resource_name", "node_name", "model", "health", "allocated_shares", "reserved_shares", "parent_uuid", "mig_gpu_instance")
+    __slots__ = ("uuid", "index", "shares", "gpu_utilization", "memory_utilization", "memory_total", "memory_free", "memory_used", "memory_share_size", "resource_name", "node_name", "model", "health", "allocated_shares", "reserved_shares", "parent_uuid", "mig_gpu_instance", "health_reason")
     UUID_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     SHARES_FIELD_NUMBER: _ClassVar[int]
@@ -105,6 +113,7 @@ class Device(_message.Message):
     RESERVED_SHARES_FIELD_NUMBER: _ClassVar[int]
     PARENT_UUID_FIELD_NUMBER: _ClassVar[int]
     MIG_GPU_INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    HEALTH_REASON_FIELD_NUMBER: _ClassVar[int]
     uuid: str
     index: int
     shares: int
@@ -122,7 +131,8 @@ class Device(_message.Message):
     reserved_shares: int
     parent_uuid: str
     mig_gpu_instance: int
-    def __init__(self, uuid: _Optional[str] = ..., index: _Optional[int] = ..., shares: _Optional[int] = ..., gpu_utilization: _Optional[int] = ..., memory_utilization: _Optional[int] = ..., memory_total: _Optional[int] = ..., memory_free: _Optional[int] = ..., memory_used: _Optional[int] = ..., memory_share_size: _Optional[int] = ..., resource_name: _Optional[str] = ..., node_name: _Optional[str] = ..., model: _Optional[str] = ..., health: _Optional[str] = ..., allocated_shares: _Optional[int] = ..., reserved_shares: _Optional[int] = ..., parent_uuid: _Optional[str] = ..., mig_gpu_instance: _Optional[int] = ...) -> None: ...
+    health_reason: str
+    def __init__(self, uuid: _Optional[str] = ..., index: _Optional[int] = ..., shares: _Optional[int] = ..., gpu_utilization: _Optional[int] = ..., memory_utilization: _Optional[int] = ..., memory_total: _Optional[int] = ..., memory_free: _Optional[int] = ..., memory_used: _Optional[int] = ..., memory_share_size: _Optional[int] = ..., resource_name: _Optional[str] = ..., node_name: _Optional[str] = ..., model: _Optional[str] = ..., health: _Optional[str] = ..., allocated_shares: _Optional[int] = ..., reserved_shares: _Optional[int] = ..., parent_uuid: _Optional[str] = ..., mig_gpu_instance: _Optional[int] = ..., health_reason: _Optional[str] = ...) -> None: ...
 
 class GetGpuContainersRequest(_message.Message):
     __slots__ = ("pod_id",)
@@ -131,12 +141,18 @@ class GetGpuContainersRequest(_message.Message):
     def __init__(self, pod_id: _Optional[str] = ...) -> None: ...
 
 class GetGpuContainersResponse(_message.Message):
-    __slots__ = ("visibility_level", "gpu_containers")
+    __slots__ = ("visibility_level", "gpu_containers", "kills", "server_version", "troubles")
     VISIBILITY_LEVEL_FIELD_NUMBER: _ClassVar[int]
     GPU_CONTAINERS_FIELD_NUMBER: _ClassVar[int]
+    KILLS_FIELD_NUMBER: _ClassVar[int]
+    SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    TROUBLES_FIELD_NUMBER: _ClassVar[int]
     visibility_level: str
     gpu_containers: _containers.RepeatedCompositeFieldContainer[GpuContainer]
-    def __init__(self, visibility_level: _Optional[str] = ..., gpu_containers: _Optional[_Iterable[_Union[GpuContainer, _Mapping]]] = ...) -> None: ...
+    kills: _containers.RepeatedCompositeFieldContainer[Kill]
+    server_version: str
+    troubles: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, visibility_level: _Optional[str] = ..., gpu_containers: _Optional[_Iterable[_Union[GpuContainer, _Mapping]]] = ..., kills: _Optional[_Iterable[_Union[Kill, _Mapping]]] = ..., server_version: _Optional[str] = ..., troubles: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class StreamGpuContainersRequest(_message.Message):
     __slots__ = ("pod_id",)
@@ -145,19 +161,25 @@ class StreamGpuContainersRequest(_message.Message):
     def __init__(self, pod_id: _Optional[str] = ...) -> None: ...
 
 class StreamGpuContainersResponse(_message.Message):
-    __slots__ = ("visibility_level", "gpu_containers")
+    __slots__ = ("visibility_level", "gpu_containers", "kills", "server_version", "troubles")
     VISIBILITY_LEVEL_FIELD_NUMBER: _ClassVar[int]
     GPU_CONTAINERS_FIELD_NUMBER: _ClassVar[int]
+    KILLS_FIELD_NUMBER: _ClassVar[int]
+    SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    TROUBLES_FIELD_NUMBER: _ClassVar[int]
     visibility_level: str
     gpu_containers: _containers.RepeatedCompositeFieldContainer[GpuContainer]
-    def __init__(self, visibility_level: _Optional[str] = ..., gpu_containers: _Optional[_Iterable[_Union[GpuContainer, _Mapping]]] = ...) -> None: ...
+    kills: _containers.RepeatedCompositeFieldContainer[Kill]
+    server_version: str
+    troubles: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, visibility_level: _Optional[str] = ..., gpu_containers: _Optional[_Iterable[_Union[GpuContainer, _Mapping]]] = ..., kills: _Optional[_Iterable[_Union[Kill, _Mapping]]] = ..., server_version: _Optional[str] = ..., troubles: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class GetDevicesRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class GetDevicesResponse(_message.Message):
-    __slots__ = ("device",)
+    __slots__ = ("device", "server_version")
     class DeviceEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -166,8 +188,10 @@ class GetDevicesResponse(_message.Message):
         value: Device
         def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Device, _Mapping]] = ...) -> None: ...
     DEVICE_FIELD_NUMBER: _ClassVar[int]
+    SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
     device: _containers.MessageMap[str, Device]
-    def __init__(self, device: _Optional[_Mapping[str, Device]] = ...) -> None: ...
+    server_version: str
+    def __init__(self, device: _Optional[_Mapping[str, Device]] = ..., server_version: _Optional[str] = ...) -> None: ...
 
 class GetMetaDeviceInfoRequest(_message.Message):
     __slots__ = ()
