@@ -24,7 +24,7 @@ from mortalgpu.model.device import Device
 from mortalgpu.model.grant import Grant
 from mortalgpu.model.pod import Assignment
 from mortalgpu.model.share import Inventory, LayoutNotice, SharedDevice
-from mortalgpu.sharing.metaid import numbers_by_device
+from mortalgpu.sharing.metaid import numbers_by_device, parse_id
 from mortalgpu.sharing.partition import device_order
 
 
@@ -159,13 +159,16 @@ _VERSION = 1
 
 
 def _collect(numbers: dict[tuple[str, str], set[int]], resource: str, ids: Iterable[str]) -> None:
-    for text in ids:
-        try:
-            group = numbers_by_device((text,))
-        except UnknownMetaDevice:
-            continue
-        for uuid, found in group.items():
-            numbers.setdefault((uuid, resource), set()).update(found)
+    for uuid, found in numbers_by_device(text for text in ids if _is_id(text)).items():
+        numbers.setdefault((uuid, resource), set()).update(found)
+
+
+def _is_id(text: str) -> bool:
+    try:
+        parse_id(text)
+    except UnknownMetaDevice:
+        return False
+    return True
 
 
 def _must_wait(old: LayoutEntry, want: SharedDevice | None, held: Mapping[str, Held] | None, uuid: str) -> bool:
