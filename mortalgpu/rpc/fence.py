@@ -14,7 +14,8 @@ from h2.config import H2Configuration
 from h2.connection import ConnectionState, H2Connection
 from h2.errors import ErrorCodes
 from h2.events import ConnectionTerminated, StreamReset
-from h2.exceptions import DenialOfServiceError, ProtocolError, StreamClosedError
+from h2.exceptions import DenialOfServiceError, FrameTooLargeError, ProtocolError, StreamClosedError
+from h2.frame_buffer import FrameBuffer
 from h2.settings import SettingCodes, Settings
 from hpack.hpack import Decoder
 from hyperframe.frame import DataFrame, Frame, HeadersFrame, RstStreamFrame, WindowUpdateFrame
@@ -25,6 +26,7 @@ MAX_FRAME_BYTES = 16384
 HARD_LIMIT_FACTOR = 4
 """A header block of this many times the advertised limit ends the connection; one in between costs only its stream."""
 
+_FRAME_HEADER_BYTES = 9
 _SINGLE_STREAM_FRAMES = (HeadersFrame, DataFrame, WindowUpdateFrame)
 
 Outcome = tuple[list[Frame], list[Any]]
@@ -39,6 +41,15 @@ class _CountingDecoder(Decoder):  # type: ignore[misc]  # hpack has no types
         headers = super().decode(data, raw)
         self.blocks += 1
         return headers
+
+
+class _FencedBuffer(FrameBuffer):  # type: ignore[misc]  # h2 has no types
+    """Refuses a frame by its header: h2 would collect all of its bytes first, up to 16 MiB."""
+
+    def next(self) -> Frame:
+        if len(self.data) >= _FRAME_HEADER_BYTES and int.from_bytes(self.data[:3], "big") > self.max_frame_size:
+            raise FrameTooLargeError("overlong frame announced")
+        return super().next()
 
 
 class FencedConnection(H2Connection):  # type: ignore[misc]  # h2 has no types
@@ -58,6 +69,7 @@ class FencedConnection(H2Connection):  # type: ignore[misc]  # h2 has no types
             },
         )
         self.max_inbound_frame_size = MAX_FRAME_BYTES
+        self.incoming_buffer = _FencedBuffer(server=not client_side)
         self._hard_limit_bytes = HARD_LIMIT_FACTOR * max_header_bytes
         self.decoder = _CountingDecoder()
         self.decoder.max_header_list_size = self._hard_limit_bytes

@@ -197,7 +197,7 @@ class Session:
             self.connection.wire.finish(request.stream_id, *refusal, response_began=False, peer_ended=False)
             self._observe(request.method, refusal[0], 0.0)
             return
-        if len(self.calls) >= self.limits.max_streams:
+        if self._is_full():
             self.connection.wire.cancel(request.stream_id, ErrorCodes.REFUSED_STREAM)
             return
         method = self._methods[request.method]
@@ -209,6 +209,11 @@ class Session:
         self.calls[request.stream_id] = running
         self._watch_for_quiet()
         self._nursery.start_soon(self._run_call, running, method)
+
+    def _is_full(self) -> bool:
+        """Whether the client has all the calls it may have. Those it has left count too, when they are slow to end."""
+        most = self.limits.max_streams
+        return len(self.calls) >= 2 * most or sum(not call.stream.gone for call in self.calls.values()) >= most
 
     def _refusal(self, request: Requested) -> Outcome | None:
         if request.method not in self._methods:
