@@ -1,0 +1,56 @@
+# What a developer of MortalGPU runs. `just` alone lists it. Tools come from .venv, which packaging/venv.sh makes.
+
+export PATH := justfile_directory() / ".venv/bin" + ":" + env("PATH")
+
+# List the recipes.
+default:
+    @just --list --unsorted
+
+# The ordinary check: style, types, architecture, and every test that needs nothing but this checkout.
+check: lint types contracts test
+
+# Style and formatting.
+lint:
+    ruff check mortalgpu tests packaging
+    ruff format --check mortalgpu tests packaging
+
+# Types, strict.
+types:
+    mypy
+
+# The architecture, as import contracts (pyproject.toml).
+contracts:
+    lint-imports
+
+# The fast tests; extra words go to pytest.
+test *words:
+    pytest -q -m "not e2e and not frozen and not gpu" {{ words }}
+
+# Build what the end-to-end tests run: kubelet, the device manager, images (root; minutes the first time, then cached).
+e2e-build:
+    python -m tests.e2e.build
+
+# The end-to-end tests: a real kubelet, containerd, the device manager alone, a Kubernetes API.
+e2e *words: e2e-build
+    pytest -q -m e2e tests {{ words }}
+
+# Checks that need a real NVIDIA GPU.
+gpu *words:
+    pytest -q -m gpu tests {{ words }}
+
+# Figures: start, list, preference, allocation, memory, idle CPU, reaction; a table, and JSON in build/bench.json.
+bench *words:
+    python -m tests.bench {{ words }}
+
+# Generate the protobuf modules from proto/ (committed).
+proto:
+    PYTHON=python sh packaging/proto.sh
+
+# Rewrite the golden pages, to be read before they are committed.
+golden:
+    MORTALGPU_REWRITE_GOLDEN=1 pytest -q tests -k golden -m "not e2e and not frozen and not gpu"
+
+# Format the source.
+format:
+    ruff check --fix mortalgpu tests packaging
+    ruff format mortalgpu tests packaging
