@@ -1,0 +1,85 @@
+"""Keeps kubelet's books at hand: reads who holds which meta-devices when that is needed, and not oftener.
+
+A task of the scanner's.
+
+kubelet answers from under a lock of its device manager and limits who asks too often, so that readings are spaced out, and
+further while it does not answer. The last good reading stays what it was: how far it still counts is the ledger's to judge.
+"""
+
+import logging
+from dataclasses import dataclass
+
+import trio
+
+from mortalgpu.cluster.base import PodsView
+from mortalgpu.errors import KubeletError
+from mortalgpu.host.base import WallClock
+from mortalgpu.kubelet.base import Assignments
+from mortalgpu.latest import Latest
+from mortalgpu.scan.ledger import Reading
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class BooksTempo:
+    """Seconds: between two readings at the latest and at the earliest, the longest pause after failures, and kubelet's time."""
+
+    period_seconds: float = 5.0
+    gap_seconds: float = 0.2
+    longest_pause_seconds: float = 5.0
+    answer_seconds: float = 2.0
+
+
+class Books:
+    """The newest reading, and the task that renews it. `want` asks for a newer one soon."""
+
+    def __init__(self, kubelet: Assignments, pods: Latest[PodsView], clock: WallClock, tempo: BooksTempo) -> None:
+        self.reading: Reading | None = None
+        self.readings = 0
+        self.failures = 0
+        self.trouble = ""
+        """Why kubelet does not answer at present; empty while it does."""
+        self._kubelet = kubelet
+        self._pods = pods
+        self._clock = clock
+        self._tempo = tempo
+        self._wanted = trio.Event()
+        self._pause = tempo.gap_seconds
+
+    def want(self) -> None:
+        """Ask for a new reading as soon as the tempo allows. Never blocks."""
+        self._wanted.set()
+
+    async def keep(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Read at once, then whenever it is due; says `started` after the first attempt, whatever became of it."""
+        await self._read()
+        task_status.started()
+        while True:
+            await trio.sleep(self._pause)
+            with trio.move_on_after(max(0.0, self._tempo.period_seconds - self._pause)):
+                await self._wanted.wait()
+            self._wanted = trio.Event()
+            await self._read()
+
+    async def _read(self) -> None:
+        began_at, view = self._clock.monotonic(), self._pods.value
+        try:
+            with trio.fail_after(self._tempo.answer_seconds):
+                assignments = await self._kubelet.assignments()
+        except (KubeletError, trio.TooSlowError) as error:
+            self._note_failure(str(error) or f"no answer within {self._tempo.answer_seconds:g} s")
+            return
+        if self.trouble:
+            log.info("kubelet tells its assignments again", extra={"attempts": self.failures})
+        self.reading = Reading(assignments, began_at, view)
+        self.readings += 1
+        self.trouble = ""
+        self._pause = self._tempo.gap_seconds
+
+    def _note_failure(self, problem: str) -> None:
+        self.failures += 1
+        self._pause = min(self._tempo.longest_pause_seconds, self._pause * 2)
+        if not self.trouble:
+            log.warning("kubelet does not tell its assignments; going on with what is known", extra={"cause": problem})
+        self.trouble = f"kubelet does not tell its assignments: {problem}"

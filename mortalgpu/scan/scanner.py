@@ -1,0 +1,294 @@
+"""The scanner: quick looks, full scans when they are due, and the only writer of `Latest[Usage]`.
+
+Each turn takes a quick look at the memory of all shared devices (one driver call) and asks the rhythm whether a full scan is
+due. A full scan asks the driver for processes, the host for their identities, and joins them with what the books and the pods
+view say. Nothing else is awaited between a look and its `Usage`: kubelet and process texts are kept by tasks of their own.
+
+Trouble with any neighbour is a part of the published value, never the end of this service.
+"""
+
+import logging
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import trio
+
+from mortalgpu.cluster.base import Cluster, PodsView
+from mortalgpu.driver.base import GpuDriver
+from mortalgpu.errors import DriverError, DriverLost, HostError
+from mortalgpu.host.base import HostProcess, ProcessTable, WallClock
+from mortalgpu.kubelet.base import Assignments
+from mortalgpu.latest import Latest
+from mortalgpu.model.device import Fault, GpuProcess, Snapshot, Utilization
+from mortalgpu.model.pod import Pod, PodNote
+from mortalgpu.model.share import Inventory
+from mortalgpu.model.usage import SCAN_BUCKETS_SECONDS, ScanCounts, Usage
+from mortalgpu.scan.attribution import Attribution, Facts, attribute, containers_with_processes
+from mortalgpu.scan.books import Books, BooksTempo
+from mortalgpu.scan.descriptions import Descriptions, DescriptionsTempo
+from mortalgpu.scan.ledger import Ledger
+from mortalgpu.scan.limits import LimitNotice
+from mortalgpu.scan.listings import Listings
+from mortalgpu.scan.rhythm import Cause, LastScan, Look, Tempo, due, remember
+
+log = logging.getLogger(__name__)
+
+Processes = Mapping[str, tuple[GpuProcess, ...] | Fault]
+Alive = Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class ScanSettings:
+    """Seconds, and the highest multiple of a request that an annotation may ask for (0: only the device caps it)."""
+
+    look_seconds: float = 0.1
+    idle_look_seconds: float = 0.2
+    """The same while no process uses any shared device: the first one needs longer than this to set itself up."""
+    utilization_seconds: float = 1.0
+    """How old a device's utilisation may get while scans are made."""
+    refresh_gap_seconds: float = 1.0
+    """The shortest time between two hints to the pod source that it is behind."""
+    max_overcommit: float = 0.0
+    tempo: Tempo = field(default_factory=Tempo)
+    books: BooksTempo = field(default_factory=BooksTempo)
+    descriptions: DescriptionsTempo = field(default_factory=DescriptionsTempo)
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """The ports that a scan asks."""
+
+    driver: GpuDriver
+    processes: ProcessTable
+    kubelet: Assignments
+    cluster: Cluster
+    clock: WallClock
+
+
+async def nobody_watches() -> None:
+    """Stand in for a watchdog where there is none."""
+
+
+async def serve(
+    neighbours: Neighbours,
+    inventory: Latest[Inventory],
+    pods: Latest[PodsView],
+    usage: Latest[Usage],
+    settings: ScanSettings,
+    *,
+    alive: Alive = nobody_watches,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Look and scan until cancelled; `started` once the first `Usage` is published.
+
+    `alive` is awaited once a turn, so about `1 / look_seconds` times a second while all is well.
+    """
+    books = Books(neighbours.kubelet, pods, neighbours.clock, settings.books)
+    descriptions = Descriptions(neighbours.processes, neighbours.clock, settings.descriptions)
+    scanner = _Scanner(neighbours, inventory, pods, usage, settings, books, descriptions)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(books.keep)
+        nursery.start_soon(descriptions.keep)
+        await scanner.turn()
+        task_status.started()
+        while True:
+            await alive()
+            await trio.sleep(scanner.pause_seconds())
+            await scanner.turn()
+
+
+class _Scanner:
+    def __init__(
+        self,
+        neighbours: Neighbours,
+        inventory: Latest[Inventory],
+        pods: Latest[PodsView],
+        usage: Latest[Usage],
+        settings: ScanSettings,
+        books: Books,
+        descriptions: Descriptions,
+    ) -> None:
+        self._driver = neighbours.driver
+        self._processes = neighbours.processes
+        self._cluster = neighbours.cluster
+        self._clock = neighbours.clock
+        self._inventory = inventory
+        self._pods = pods
+        self._usage = usage
+        self._settings = settings
+        self._books = books
+        self._descriptions = descriptions
+        self._ledger = Ledger()
+        self._listings = Listings()
+        self._last: LastScan | None = None
+        self._turn_began_at = 0.0
+        self._seen_versions: tuple[int, ...] = ()
+        self._books_wanted = False
+        self._utilization: Mapping[str, Utilization | Fault] = {}
+        self._utilization_at = float("-inf")
+        self._refreshed_at = float("-inf")
+        self._told: frozenset[tuple[str, LimitNotice]] = frozenset()
+        self._counts = ScanCounts()
+        self._failures: Counter[str] = Counter()
+        self._troubles: dict[str, str] = {}
+
+    def pause_seconds(self) -> float:
+        """Return how long to rest before the next turn; a turn that took too long is followed by a breath, never by a burst."""
+        busy = any(device.process_count or device.fault for device in self._usage.value.devices)
+        period = self._settings.look_seconds if busy else self._settings.idle_look_seconds
+        return max(period / 10, self._turn_began_at + period - self._clock.monotonic())
+
+    async def turn(self) -> None:
+        """Look once, and scan if it is due."""
+        self._turn_began_at = looked_at = self._clock.monotonic()
+        inventory = self._inventory.value
+        look = await self._look([shared.uuid for shared in inventory.devices])
+        cause = self._due(look, looked_at)
+        if cause is not None:
+            await self._scan(inventory, look, looked_at, cause)
+
+    def _due(self, look: Look, now: float) -> Cause | None:
+        awaited = self._books_wanted and self._books.reading is not self._ledger.reading
+        changed = self._versions() != self._seen_versions
+        return due(self._last, look, now, self._settings.tempo, awaited=awaited, changed=changed)
+
+    def _versions(self) -> tuple[int, ...]:
+        return (self._inventory.version, self._pods.version, self._books.readings, self._descriptions.version)
+
+    async def _look(self, uuids: Sequence[str]) -> Look:
+        self._counts = replace(self._counts, looks=self._counts.looks + 1)
+        if not uuids:
+            return {}
+        try:
+            look = await self._driver.memory(uuids)
+        except DriverError as error:
+            return dict.fromkeys(uuids, self._driver_failed("memory", error))
+        self._troubles.pop("driver memory", None)
+        return look
+
+    async def _scan(self, inventory: Inventory, look: Look, looked_at: float, cause: Cause) -> None:
+        at, began_at = self._clock.now(), self._clock.monotonic()
+        self._seen_versions = self._versions()
+        uuids = [shared.uuid for shared in inventory.devices]
+        processes = await self._list_processes(uuids)
+        hosts = await self._inspect(processes)
+        if hosts is None:
+            hosts, processes = {}, dict.fromkeys(uuids, Fault("whose the processes are cannot be told"))
+        if began_at - self._utilization_at >= self._utilization_may_age_seconds(cause):
+            await self._read_utilization(uuids, began_at)
+        found = self._attribute(inventory, Snapshot(look, processes, self._utilization), hosts)
+        duration = self._clock.monotonic() - began_at
+        self._publish(found, at, looked_at, duration)
+        self._last = remember(self._usage.value, look, began_at, began_at + duration, self._last)
+        self._tell_owners(found.notices)
+
+    async def _list_processes(self, uuids: Sequence[str]) -> Processes:
+        if not uuids:
+            return {}
+        try:
+            processes = await self._driver.processes(uuids)
+        except DriverError as error:
+            return dict.fromkeys(uuids, self._driver_failed("processes", error))
+        self._troubles.pop("driver processes", None)
+        return processes
+
+    async def _inspect(self, processes: Processes) -> Mapping[int, HostProcess] | None:
+        """Return who the listed pids are; None when the host does not tell."""
+        pids = {process.pid for found in processes.values() if not isinstance(found, Fault) for process in found}
+        if not pids:
+            return {}
+        try:
+            hosts = await self._processes.inspect(pids)
+        except HostError as error:
+            self._failed("host", "host", f"processes cannot be inspected: {error}")
+            return None
+        self._troubles.pop("host", None)
+        return hosts
+
+    def _utilization_may_age_seconds(self, cause: Cause) -> float:
+        """An urgent scan is not kept waiting for figures that convict nobody, unless they are old."""
+        return self._settings.tempo.period_seconds if cause.urgent else self._settings.utilization_seconds
+
+    async def _read_utilization(self, uuids: Sequence[str], now: float) -> None:
+        self._utilization_at = now
+        if not uuids:
+            return
+        try:
+            self._utilization = await self._driver.utilization(uuids)
+        except DriverError as error:
+            self._utilization = dict.fromkeys(uuids, self._driver_failed("utilization", error))
+            return
+        self._troubles.pop("driver utilization", None)
+
+    def _attribute(self, inventory: Inventory, snapshot: Snapshot, hosts: Mapping[int, HostProcess]) -> Attribution:
+        view = self._pods.value
+        disbelieved = self._listings.disbelieved(snapshot.processes, hosts)
+        reading = self._books.reading
+        if reading is not None and reading is not self._ledger.reading:
+            self._ledger.take(reading)
+        self._books_wanted = self._ledger.observe(view, containers_with_processes(hosts.values()), self._clock.monotonic())
+        if self._books_wanted:
+            self._books.want()
+        self._refresh_pods(hosts.values(), view)
+        self._descriptions.want({host for host in hosts.values() if host.container is not None})
+        facts = Facts(inventory, snapshot, hosts, view, disbelieved, self._descriptions.texts, self._settings.max_overcommit)
+        return attribute(facts, self._ledger)
+
+    def _refresh_pods(self, hosts: Iterable[HostProcess], view: PodsView) -> None:
+        """Hint to the pod source that it is behind, when there is a container that it does not name."""
+        now = self._clock.monotonic()
+        if now - self._refreshed_at < self._settings.refresh_gap_seconds:
+            return
+        if any(view.container_of(ref) is None for ref in containers_with_processes(hosts)):
+            self._refreshed_at = now
+            self._cluster.refresh()
+
+    def _publish(self, found: Attribution, at: float, looked_at: float, duration: float) -> None:
+        self._counts = _counted(self._counts, duration, self._settings.look_seconds, self._failures, self._books.failures)
+        view, troubles = self._pods.value, dict(self._troubles)
+        if self._books.trouble:
+            troubles["kubelet"] = self._books.trouble
+        if not view.synced:
+            troubles["pods"] = f"pods are not known for certain: {view.trouble or 'no source has answered yet'}"
+        number = self._usage.value.sequence + 1
+        lines = tuple(troubles.values())
+        self._usage.publish(Usage(number, at, duration, looked_at, found.devices, found.containers, lines, self._counts))
+
+    def _tell_owners(self, notices: Iterable[tuple[Pod, LimitNotice]]) -> None:
+        present = {(pod.uid, notice): pod for pod, notice in notices}
+        for (_, notice), pod in present.items():
+            if (pod.uid, notice) not in self._told:
+                log.warning(
+                    "limit annotation not followed",
+                    extra={"pod": pod.name, "namespace": pod.namespace, "resource": notice.resource, "reason": notice.problem},
+                )
+                self._cluster.note(pod, PodNote("GpuMemoryLimitAnnotation", notice.message))
+        self._told = frozenset(present)
+
+    def _driver_failed(self, verb: str, error: DriverError) -> Fault:
+        self._failed("driver", f"driver {verb}", f"the GPU driver does not tell {verb}: {error}")
+        return Fault(str(error), lost=isinstance(error, DriverLost))
+
+    def _failed(self, who: str, what: str, trouble: str) -> None:
+        self._failures[who] += 1
+        if what not in self._troubles:
+            log.warning("scan is blind at present", extra={"source": what, "cause": trouble})
+        self._troubles[what] = trouble
+
+
+def _counted(
+    counts: ScanCounts, duration: float, look_seconds: float, failures: Mapping[str, int], kubelet_failures: int
+) -> ScanCounts:
+    """Return the counts with one more scan."""
+    buckets = list(counts.scan_buckets)
+    buckets[bisect_left(SCAN_BUCKETS_SECONDS, duration)] += 1
+    return ScanCounts(
+        counts.looks,
+        counts.scans + 1,
+        counts.overruns + (duration > look_seconds),
+        counts.scan_seconds + duration,
+        tuple(buckets),
+        {**failures, **({"kubelet": kubelet_failures} if kubelet_failures else {})},
+    )
