@@ -176,6 +176,8 @@ class Channel:
 
     def _handle(self, event: Event) -> None:
         match event:
+            case Received() if self._has_ended(event.stream_id):
+                pass
             case Received() | Room():
                 self._connection.deliver(event)
             case PeerEnded() if event.stream_id in self._calls:
@@ -186,6 +188,10 @@ class Channel:
                 self._stop_asking(event.last_stream_id)
             case PeerEnded() | Reset() | Greeted() | Requested() | Unreadable():
                 pass
+
+    def _has_ended(self, stream_id: int) -> bool:
+        """Whether a call's status is known already; what comes then is no message (a web page after the headers, say)."""
+        return stream_id in self._calls and self._calls[stream_id].status is not None
 
     def _note_reset(self, call: _ClientCall, error_code: int) -> None:
         """End a call, unless its status came before: a server stops clients that way whose requests it need not read."""
@@ -198,6 +204,7 @@ class Channel:
     def _note_end(call: _ClientCall, event: PeerEnded) -> None:
         if event.code is not None:
             call.status = call.status or (event.code, event.text)
+            call.stream.stop_sending()
         elif call.status is None:
             call.status = (Code.INTERNAL, "the server ended the call without a status")
         call.stream.peer_has_ended()
@@ -207,7 +214,7 @@ class Channel:
         self._lost = self._lost or "the server is going away"
         self._closed.set()
         for stream_id, call in self._calls.items():
-            if stream_id > last_stream_id:
+            if stream_id > last_stream_id and call.status is None:
                 call.stream.break_off()
 
 
@@ -292,8 +299,13 @@ async def connect(address: str) -> trio.abc.Stream:
     except trio.TooSlowError:
         raise Unavailable(address, f"no connection within {CONNECT_SECONDS:g} s") from None
     except OSError as error:
-        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
-        raise Unavailable(address, f"cannot connect: {cause.strerror or cause}") from error
+        raise Unavailable(address, f"cannot connect: {_reason(error)}") from error
+
+
+def _reason(error: OSError) -> str:
+    """The system's words; Trio hides them in a group with one error for each address it tried."""
+    tried = error.__cause__.exceptions if isinstance(error.__cause__, ExceptionGroup) else [error]
+    return ", ".join(sorted({getattr(one, "strerror", None) or str(one) for one in tried}))
 
 
 def _socket_path(address: str) -> str | None:

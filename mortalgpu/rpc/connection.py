@@ -34,6 +34,7 @@ class GrpcStream:
         self.stream_id = stream_id
         self.peer_ended = False
         self.gone = False
+        self._may_send = True
         self._connection = connection
         self._reader = MessageReader(max_message_bytes)
         self._news = ParkingLot()
@@ -54,6 +55,11 @@ class GrpcStream:
         """Make all who wait on this stream fail with `StreamGone`."""
         self.gone = True
         self._news.unpark_all()
+        self.stop_sending()
+
+    def stop_sending(self) -> None:
+        """Make senders fail with `StreamGone`, while what came can still be received."""
+        self._may_send = False
         self._room.unpark_all()
 
     def may_send_again(self) -> None:
@@ -86,7 +92,7 @@ class GrpcStream:
         rest = memoryview(frame(message))
         while len(rest):
             await self._connection.wait_for_senders_turn()
-            if self.gone:
+            if not self._may_send:
                 raise StreamGone
             size = min(len(rest), wire.room_bytes(self.stream_id))
             if not size:

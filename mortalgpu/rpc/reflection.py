@@ -43,11 +43,13 @@ class _Catalogue:
         return self._files.get(name)
 
     def file_of(self, symbol: str) -> FileDescriptor | None:
-        """The described file that defines a symbol."""
-        try:
-            return self.file(self._pool.FindFileContainingSymbol(symbol).name)
-        except KeyError:
-            return None
+        """The described file that defines a symbol. Methods are found by their service: the pool does not index them."""
+        for name in (symbol, symbol.rpartition(".")[0]):
+            try:
+                return self.file(self._pool.FindFileContainingSymbol(name).name)
+            except KeyError:
+                continue
+        return None
 
 
 def _with_imports(file: FileDescriptor) -> Iterator[FileDescriptor]:
