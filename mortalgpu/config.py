@@ -162,6 +162,14 @@ class Kubelet(Section, frozen=True):
     """Empty: pod-resources/kubelet.sock beside the device-plugin directory, where kubelet has it."""
 
 
+class Kubernetes(Section, frozen=True):
+    """kubernetes.*: the Kubernetes API, where the daemon is no pod with a service account of its own (a systemd unit, say)."""
+
+    api_server: str = ""
+    ca_file: str = ""
+    token_file: str = ""
+
+
 class Driver(Section, frozen=True):
     """driver.*: how the GPU driver is found and called."""
 
@@ -197,6 +205,7 @@ class Config(Section, frozen=True):
     """Where the daemon keeps its small files; empty: mgctl.hostMount.hostPath."""
     pod_source: Literal["auto", "kubernetes", "cri"] = "auto"
     cri_socket: str = ""
+    kubernetes: Kubernetes = Kubernetes()
     kubelet: Kubelet = Kubelet()
     driver: Driver = Driver()
     enforcer: Enforcer = Enforcer()
@@ -247,6 +256,8 @@ def _check_paths(config: Config) -> None:
         "config.kubelet.podResourcesSocket": config.kubelet.pod_resources_socket,
         "config.criSocket": config.cri_socket.removeprefix("unix://"),
         "config.driver.library": config.driver.library,
+        "config.kubernetes.caFile": config.kubernetes.ca_file,
+        "config.kubernetes.tokenFile": config.kubernetes.token_file,
     }
     for name, path in optional.items():
         if path and not path.startswith("/"):
@@ -259,6 +270,8 @@ def _check_paths(config: Config) -> None:
                 f"config.pluginMounts[{number}].containerPath",
                 f"{mount.container_path!r} is used by pluginMounts[{first}] already; one container path takes one mount",
             )
+    if config.pod_source == "kubernetes" and config.kubernetes.token_file and not config.kubernetes.api_server:
+        raise ConfigError("config.kubernetes.apiServer", "is empty, and kubernetes.tokenFile is set; name the server's URL")
     tls = config.device_api.tls
     if bool(tls.cert_file) != bool(tls.key_file):
         raise ConfigError("config.deviceApi.tls", "certFile and keyFile go together; give both or neither")

@@ -1,8 +1,12 @@
 """The node's composition root: builds the ports, starts the services in order, stops them in reverse. READ FIRST.
 
-How facts flow: driver → discovery → Latest[Inventory] → one plugin per resource → kubelet. Ports are built here and nowhere
-else; services get them, their settings and their cells as arguments. Signals: SIGTERM and SIGINT stop in good order, a
-second one at once.
+    driver ──► discovery ──► Latest[Inventory] ──┬─► one plugin per resource ──► kubelet
+                                                 └─► scanner
+    cluster ─► pod watch ──► Latest[PodsView] ─────► scanner
+    driver + host + kubelet + pods ──► scanner ──► Latest[Usage] ──► enforcer ──► Latest[Enforcement]
+
+Ports are built here and nowhere else; services get them, their settings and their cells as arguments. SIGTERM and SIGINT stop
+the daemon in good order; a second one stops it at once.
 """
 
 import logging
@@ -11,22 +15,25 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import trio
 
 from mortalgpu import wiring
-from mortalgpu.allocator.base import Allocator
+from mortalgpu.cluster.base import NO_PODS, Cluster, PodsView
 from mortalgpu.config import Config
 from mortalgpu.deviceplugin.plugins import Plugins
 from mortalgpu.deviceplugin.server import Plugin
 from mortalgpu.deviceplugin.servicer import OPTIONS, Offer
-from mortalgpu.driver.base import OpenDriver
+from mortalgpu.driver.base import GpuDriver, OpenDriver
 from mortalgpu.driver.nvml import NvmlSettings, nvml_driver
+from mortalgpu.enforcer import service as enforcer
 from mortalgpu.errors import HostError
-from mortalgpu.host.base import ServiceManager, WallClock
+from mortalgpu.host.base import ProcessTable, ServiceManager, WallClock
 from mortalgpu.host.clock import MachineClock
 from mortalgpu.host.systemd import service_manager
+from mortalgpu.host.table import ProcfsTable
 from mortalgpu.isolation.base import EditSettings, Isolation
 from mortalgpu.isolation.devicenodes import device_nodes
 from mortalgpu.isolation.none import NoIsolation
@@ -36,15 +43,20 @@ from mortalgpu.kubelet.podresources import PodResources
 from mortalgpu.kubelet.registration import KubeletRegistrar
 from mortalgpu.latest import Latest
 from mortalgpu.model.counts import PluginCounts
+from mortalgpu.model.kill import NO_ENFORCEMENT, Enforcement
 from mortalgpu.model.share import Inventory
+from mortalgpu.model.usage import Usage
+from mortalgpu.scan import podwatch, scanner
 from mortalgpu.scan.discovery import Discovery
 from mortalgpu.scan.holdings import Holdings
 from mortalgpu.sharing import evidence
 from mortalgpu.statefile import only_one
+from mortalgpu.supervise import Budget, Service, restartable
 
 log = logging.getLogger(__name__)
 
 STOP_SECONDS = 5.0
+FAREWELL_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,66 +64,100 @@ class Ports:
     """The outside world, as the daemon needs it."""
 
     open_driver: OpenDriver
+    processes: ProcessTable
     registrar: Registrar
     assignments: Assignments
+    cluster: Cluster
     clock: WallClock
     manager: ServiceManager
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Facts:
-    """The cells through which facts travel, and the counts that services keep. One writer each."""
+    """The cells through which facts travel, each with one writer, and the counts that services keep."""
 
     inventory: Latest[Inventory] = field(default_factory=lambda: Latest(Inventory()))
+    pods: Latest[PodsView] = field(default_factory=lambda: Latest(NO_PODS))
+    usage: Latest[Usage] = field(default_factory=lambda: Latest(Usage()))
+    enforcement: Latest[Enforcement] = field(default_factory=lambda: Latest(NO_ENFORCEMENT))
     plugins: dict[str, PluginCounts] = field(default_factory=dict)
 
 
-def real_ports(config: Config, resources: tuple[str, ...]) -> Ports:
-    """Build the adapters for this machine."""
+@asynccontextmanager
+async def real_ports(config: Config, resources: tuple[str, ...]) -> AsyncIterator[Ports]:
+    """Build the adapters for this machine. Raises ConfigError, HostError."""
     driver = NvmlSettings(library=config.driver.library, call_seconds=config.driver.call_timeout_seconds)
-    return Ports(
-        open_driver=nvml_driver(driver),
-        registrar=KubeletRegistrar(Path(config.kubelet.device_plugin_dir), OPTIONS),
-        assignments=PodResources(Path(config.pod_resources_path), resources),
-        clock=MachineClock(),
-        manager=service_manager(os.environ),
-    )
+    with ProcfsTable() as processes:
+        yield Ports(
+            open_driver=nvml_driver(driver),
+            processes=processes,
+            registrar=KubeletRegistrar(Path(config.kubelet.device_plugin_dir), OPTIONS),
+            assignments=PodResources(Path(config.pod_resources_path), resources),
+            cluster=wiring.cluster(config, os.environ),
+            clock=MachineClock(),
+            manager=service_manager(os.environ),
+        )
 
 
-async def run(config: Config, ports: Ports | None = None, facts: Facts | None = None) -> None:
-    """Run the daemon until a signal. Raises ConfigError, DriverError, HostError when it cannot start or go on."""
-    settings = wiring.discovery_settings(config)
-    _check_directory(Path(config.kubelet.device_plugin_dir))
-    resources = wiring.resources_of_ours(settings)
-    ports = ports or real_ports(config, resources)
-    facts = facts or Facts()
+async def run(config: Config) -> None:
+    """Run the daemon on this machine until a signal. Raises ConfigError, DriverError or HostError when it cannot."""
+    _check_directory(config.kubelet.device_plugin_dir)
     async with trio.open_nursery() as outer:
         stopping = trio.CancelScope()
-        await outer.start(_stop_on_signal, outer, stopping, ports.manager)
+        stopped = await outer.start(_stop_on_signal, outer.cancel_scope, stopping)
         with stopping:
-            async with AsyncExitStack() as stack:
-                await stack.enter_async_context(only_one(Path(config.state_path)))
-                await stack.enter_async_context(_services(config, ports, facts, resources))
-                await ports.manager.ready(f"sharing {', '.join(facts.inventory.value.resources) or 'nothing'}")
-                await trio.sleep_forever()
-        log.info("stopped")
-        outer.cancel_scope.cancel()
+            resources = wiring.resources_of_ours(wiring.discovery_settings(config))
+            async with only_one(Path(config.state_path)), real_ports(config, resources) as ports:
+                async with services(config, ports, Facts()):
+                    await trio.sleep_forever()
+        stopped.cancel()
+    log.info("stopped")
 
 
 @asynccontextmanager
-async def _services(config: Config, ports: Ports, facts: Facts, resources: tuple[str, ...]) -> AsyncIterator[None]:
-    async with ports.open_driver() as driver, trio.open_nursery() as nursery:
-        plugin_dir = Path(config.kubelet.device_plugin_dir)
-        holdings = Holdings(
-            ports.assignments, lambda: read_checkpoint(plugin_dir, resources, evidence.VARIABLE), ports.clock.monotonic
-        )
+async def services(config: Config, ports: Ports, facts: Facts) -> AsyncIterator[None]:
+    """Run every service in the block, which begins once all of them are useful. What ends an essential one ends the block.
+
+    Raises DriverError when the driver cannot be opened, ConfigError when its devices cannot be shared as configured.
+    """
+    async with AsyncExitStack() as stack:
+        driver = await stack.enter_async_context(ports.open_driver())
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        holdings = _holdings(config, ports)
         discovery = Discovery(driver, holdings.held, facts.inventory, wiring.discovery_settings(config), ports.clock)
         await nursery.start(discovery.serve)
         _tell_inventory(facts.inventory.value, config)
-        make = _plugin_maker(config, ports, facts, holdings, wiring.allocator(config), _isolation(config))
-        await nursery.start(Plugins(facts.inventory, make).serve)
-        yield
+        await nursery.start(restartable("pod watch", partial(podwatch.serve, ports.cluster, facts.pods), Budget()))
+        await nursery.start(_scanner(config, ports, facts, driver))
+        if config.memory_enforcer:
+            await nursery.start(_enforcer(config, ports, facts, driver))
+        await nursery.start(Plugins(facts.inventory, _plugin_maker(config, ports, facts, holdings)).serve)
+        await ports.manager.ready(f"sharing {', '.join(facts.inventory.value.resources) or 'nothing'}")
+        try:
+            yield
+        finally:
+            with trio.move_on_after(FAREWELL_SECONDS, shield=True):
+                await ports.manager.stopping("ending the services")
         nursery.cancel_scope.cancel()
+
+
+def _holdings(config: Config, ports: Ports) -> Holdings:
+    resources = wiring.resources_of_ours(wiring.discovery_settings(config))
+    read = partial(read_checkpoint, Path(config.kubelet.device_plugin_dir), resources, evidence.VARIABLE)
+    return Holdings(ports.assignments, read, ports.clock.monotonic)
+
+
+def _scanner(config: Config, ports: Ports, facts: Facts, driver: GpuDriver) -> Service:
+    neighbours = scanner.Neighbours(driver, ports.processes, ports.assignments, ports.cluster, ports.clock)
+    settings = wiring.scan_settings(config)
+    alive = ports.manager.alive
+    return partial(scanner.serve, neighbours, facts.inventory, facts.pods, facts.usage, settings, alive=alive)
+
+
+def _enforcer(config: Config, ports: Ports, facts: Facts, driver: GpuDriver) -> Service:
+    hands = enforcer.Hands(driver, ports.processes, ports.cluster, ports.clock)
+    settings = wiring.enforcer_settings(config)
+    return partial(enforcer.serve, hands, facts.usage, facts.pods, facts.enforcement, settings)
 
 
 def _isolation(config: Config) -> Isolation:
@@ -121,16 +167,24 @@ def _isolation(config: Config) -> Isolation:
     )
 
 
-def _plugin_maker(
-    config: Config, ports: Ports, facts: Facts, holdings: Holdings, allocator: Allocator, isolation: Isolation
-) -> Callable[[str], Plugin]:
+def _plugin_maker(config: Config, ports: Ports, facts: Facts, holdings: Holdings) -> Callable[[str], Plugin]:
+    allocator = wiring.allocator(config)
+    isolation = _isolation(config)
+    directory = Path(config.kubelet.device_plugin_dir)
+
     def make(resource: str) -> Plugin:
         counts = facts.plugins.setdefault(resource, PluginCounts())
         no_split = config.allocator.no_split
         offer = Offer(resource, facts.inventory, allocator, isolation, no_split, counts, holdings.granted)
-        return Plugin(offer, ports.registrar, Path(config.kubelet.device_plugin_dir))
+        return Plugin(offer, ports.registrar, directory)
 
     return make
+
+
+def _check_directory(directory: str) -> None:
+    """Refuse a directory in which we may not make a socket; one that is not there yet is kubelet's to make."""
+    if os.path.isdir(directory) and not os.access(directory, os.W_OK | os.X_OK):
+        raise HostError(f"{directory}: no permission to make sockets there; run as root, or give another --kubelet-dir")
 
 
 def _tell_inventory(inventory: Inventory, config: Config) -> None:
@@ -151,29 +205,18 @@ def _tell_inventory(inventory: Inventory, config: Config) -> None:
         log.warning("no device for resource", extra={"resource": resource})
 
 
-def _check_directory(directory: Path) -> None:
-    """Refuse a directory in which we may not make a socket; one that is not there yet is kubelet's to make."""
-    if directory.is_dir() and not os.access(directory, os.W_OK | os.X_OK):
-        raise HostError(
-            f"{directory}: no permission to make sockets there; run as root, or give --kubelet-dir another directory"
-        )
-
-
 async def _stop_on_signal(
-    nursery: trio.Nursery,
+    everything: trio.CancelScope,
     stopping: trio.CancelScope,
-    manager: ServiceManager,
     *,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    task_status: trio.TaskStatus[trio.CancelScope] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        task_status.started()
-        number = await anext(signals)
-        name = signal.Signals(number).name
-        log.info("stopping", extra={"signal": name})
+    """Cancel `stopping` at the first signal and `everything` at the second; started with the scope that ends the watch."""
+    with trio.CancelScope() as scope, trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started(scope)
+        log.info("stopping", extra={"signal": signal.Signals(await anext(signals)).name})
         stopping.cancel()
-        await manager.stopping(f"on {name}")
         with trio.move_on_after(STOP_SECONDS):
             await anext(signals)
         log.warning("stop was not finished in time; ending at once")
-        nursery.cancel_scope.cancel()
+        everything.cancel()

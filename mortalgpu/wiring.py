@@ -2,16 +2,26 @@
 
 import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 
 from mortalgpu.allocator import collocate, spread
 from mortalgpu.allocator.base import Allocator, Policy, Terms
 from mortalgpu.allocator.external import ExternalAllocator
+from mortalgpu.cluster.access import ApiAccess, in_cluster
+from mortalgpu.cluster.api import ApiCluster
+from mortalgpu.cluster.auto import AutoCluster
+from mortalgpu.cluster.base import Cluster
+from mortalgpu.cluster.cri import USUAL_SOCKETS, CriCluster
 from mortalgpu.config import Config
-from mortalgpu.errors import HostError
+from mortalgpu.enforcer.service import EnforcerSettings
+from mortalgpu.errors import ConfigError, HostError
 from mortalgpu.model.grant import Mount
+from mortalgpu.scan.books import BooksTempo
 from mortalgpu.scan.discovery import DiscoverySettings
 from mortalgpu.scan.health import DEFAULT_XIDS, HealthPolicy
+from mortalgpu.scan.rhythm import Tempo
+from mortalgpu.scan.scanner import ScanSettings
 from mortalgpu.sharing.layout import load_layout
 from mortalgpu.sharing.rules import ShareRule, check_rules
 from mortalgpu.statefile import read_state
@@ -78,6 +88,49 @@ def resources_of_ours(settings: DiscoverySettings) -> tuple[str, ...]:
 def configured_mounts(config: Config) -> tuple[Mount, ...]:
     """Return the mounts of pluginMounts."""
     return tuple(Mount(mount.host_path, mount.container_path, mount.read_only) for mount in config.plugin_mounts)
+
+
+def scan_settings(config: Config) -> ScanSettings:
+    """Return what the scanner takes."""
+    period_seconds = config.device_manager.processes_discovery_period
+    return ScanSettings(
+        look_seconds=config.device_manager.quick_look_period,
+        idle_look_seconds=max(ScanSettings().idle_look_seconds, config.device_manager.quick_look_period),
+        max_overcommit=config.enforcer.max_overcommit,
+        tempo=Tempo(period_seconds=period_seconds),
+        books=BooksTempo(period_seconds=period_seconds),
+    )
+
+
+def enforcer_settings(config: Config) -> EnforcerSettings:
+    """Return what the enforcer takes; whether it runs at all is the key memoryEnforcer."""
+    return EnforcerSettings(dry_run=config.enforcer.dry_run, grace_seconds=config.enforcer.grace_seconds)
+
+
+def cluster(config: Config, environ: Mapping[str, str]) -> Cluster:
+    """Return the configured source of pods. Raises ConfigError when the API is wanted and nobody says where it is."""
+    sockets = (Path(config.cri_socket.removeprefix("unix://")),) if config.cri_socket else USUAL_SOCKETS
+    access = _api_access(config, environ)
+    if config.pod_source == "cri" or (config.pod_source == "auto" and access is None):
+        return CriCluster(sockets)
+    if access is None:
+        raise ConfigError(
+            "config.podSource",
+            "is kubernetes, but this is no pod with a service account, and kubernetes.apiServer is empty; set one of them",
+        )
+    api = ApiCluster(access, node_name(config))
+    return api if config.pod_source == "kubernetes" else AutoCluster(api, CriCluster(sockets))
+
+
+def _api_access(config: Config, environ: Mapping[str, str]) -> ApiAccess | None:
+    given = config.kubernetes
+    if not given.api_server:
+        return in_cluster(environ)
+    return ApiAccess(
+        given.api_server.rstrip("/"),
+        Path(given.ca_file) if given.ca_file else None,
+        Path(given.token_file) if given.token_file else None,
+    )
 
 
 def node_name(config: Config) -> str:
