@@ -45,6 +45,7 @@ class ApiCluster:
         self._watch = PodWatch(node, self._pace, random)
         self._view = Latest(NO_PODS)
         self._postbox = Postbox(access, node, self._pace, now=now, random=random)
+        self._true_at = 0.0
         self._lists = 0
         self._failures = 0
 
@@ -95,13 +96,17 @@ class ApiCluster:
         self._lists += 1
 
     def _changed(self) -> None:
-        if not self._view.value.synced:
+        pods, seen = self._watch.table.pods(), self._view.value
+        self._true_at = self._now()
+        if not seen.synced:
             log.info("pods known from the Kubernetes API")
-        self._view.publish(PodsView(self._watch.table.pods(), True, self._now(), SOURCE_KUBERNETES))
+        if not seen.synced or seen.pods != pods:
+            self._view.publish(PodsView(pods, True, self._true_at, SOURCE_KUBERNETES))
 
     def _lost(self, trouble: ClusterError) -> None:
         self._failures += 1
         seen = self._view.value
         if seen.synced or str(trouble) != seen.trouble:
             log.warning("pods not known from the Kubernetes API", extra={"error": str(trouble)})
-            self._view.publish(replace(seen, synced=False, source=SOURCE_KUBERNETES, trouble=str(trouble)))
+            stale = replace(seen, synced=False, as_of=self._true_at, source=SOURCE_KUBERNETES, trouble=str(trouble))
+            self._view.publish(stale)

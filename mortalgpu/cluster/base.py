@@ -31,7 +31,7 @@ class PodsView:
     pods: Mapping[str, Pod] = field(default_factory=dict)
     synced: bool = False
     as_of: float = 0.0
-    """Wall-clock seconds since the epoch at which `pods` was last known to be true; 0 when never."""
+    """Wall-clock seconds since the epoch: when `pods` became true or, in a stale view, was last known to be; 0 when never."""
     source: str = SOURCE_NONE
     """`kubernetes`, `cri`, or `none` before any source has answered."""
     trouble: str = ""
@@ -73,9 +73,9 @@ class Cluster(Protocol):
     def pods(self) -> AbstractAsyncContextManager[AsyncIterator[PodsView]]:
         """Open the watch: an endless iterator of complete views; a slow reader misses some, never the last.
 
-        The first view comes at once (`NO_PODS`, or the last known, unsynced), then one whenever something changed, also
-        `synced`. Trouble with the source is a view, never an exception; what is raised is a bug. Open it once at a time.
-        Notes are delivered only while it is open. Leaving the context closes every connection.
+        The first view comes at once (the last known, `NO_PODS` at first, as a rule unsynced), then one whenever something
+        changed, also `synced`. Trouble with the source is a view, never an exception; what is raised is a bug. Open it once
+        at a time. Notes are delivered only while it is open. Leaving the context closes every connection.
         """
         ...
 
