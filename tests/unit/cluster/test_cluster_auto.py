@@ -1,18 +1,12 @@
 """Which source is in force: decided purely, and followed in virtual time with two twins."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import trio
 
-from mortalgpu.cluster.access import ApiAccess
-from mortalgpu.cluster.api import ApiCluster
 from mortalgpu.cluster.auto import AutoCluster, choose
 from mortalgpu.cluster.base import NO_PODS, PodsView
-from mortalgpu.cluster.cri import CriCluster
-from mortalgpu.cluster.select import select_cluster
-from mortalgpu.errors import ConfigError
 from mortalgpu.model.pod import Container, Pod, PodNote
 from mortalgpu.simulation.cluster import SimulatedCluster
 
@@ -141,26 +135,3 @@ async def test_notes_go_to_the_api_even_while_the_runtime_is_in_force(autojump_c
         pair.auto.node_note(PodNote("R", "text"))
     assert [taken.pod for taken in pair.api.notes] == [API_POD, None]
     assert pair.cri.notes == []
-
-
-ACCESS = ApiAccess("https://127.0.0.1:1", Path("ca"), Path("token"))
-
-
-@pytest.mark.parametrize(
-    ("source", "access", "kind"),
-    [
-        ("auto", ACCESS, AutoCluster),
-        ("auto", None, CriCluster),
-        ("kubernetes", ACCESS, ApiCluster),
-        ("cri", ACCESS, CriCluster),
-        ("cri", None, CriCluster),
-    ],
-)
-def test_the_configured_source_is_made(source: str, access: ApiAccess | None, kind: type) -> None:
-    assert type(select_cluster(source, access, "node-1")) is kind
-
-
-@pytest.mark.parametrize(("access", "node", "words"), [(None, "node-1", "service account"), (ACCESS, "", "NODE_NAME")])
-def test_a_source_that_cannot_work_is_a_configuration_error(access: ApiAccess | None, node: str, words: str) -> None:
-    with pytest.raises(ConfigError, match=rf"config\.podSource: .*{words}"):
-        select_cluster("kubernetes", access, node)
