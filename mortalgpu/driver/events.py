@@ -56,6 +56,11 @@ class EventSet:
         """True when no GPU is listened to: waiting would be for nothing."""
         return not self._listening and not self._ready
 
+    @property
+    def has_some(self) -> bool:
+        """True when `pop` has an event to give."""
+        return bool(self._ready)
+
     def pop(self) -> HealthEvent | None:
         """Return an event that was already waited for, if any."""
         return self._ready.popleft() if self._ready else None

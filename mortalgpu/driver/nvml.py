@@ -26,6 +26,7 @@ from mortalgpu.model.device import Device, DriverInfo, Fault, GpuProcess, Health
 _T = TypeVar("_T")
 
 CLOSE_SECONDS = 2.0
+EVENT_WAITS_PER_HOP = 8
 DEAF_PAUSE_SECONDS = 1.0
 """How often to look for GPUs with events where none has any."""
 EVENT_PATIENCE = 2
@@ -222,15 +223,21 @@ class NvmlDriver:
         if self._last_wait_failed:
             await trio.sleep(self._settings.event_wait_seconds)
         self._last_wait_failed = True
-        seconds = self._settings.event_wait_seconds
-        is_deaf = await self._event_worker.run("waiting for events", self._wait_once, seconds + self._settings.call_seconds)
+        patience = EVENT_WAITS_PER_HOP * self._settings.event_wait_seconds + self._settings.call_seconds
+        is_deaf = await self._event_worker.run("waiting for events", self._wait_in_thread, patience)
         self._last_wait_failed = False
         if is_deaf:
             await trio.sleep(DEAF_PAUSE_SECONDS)
 
-    def _wait_once(self, _: Hop) -> bool:
-        gpus = [device.uuid for device in self._devices if device.mig is None]
-        self._events.listen({uuid: handle for uuid in gpus if (handle := self._handles.get(uuid)) is not None})
-        if not self._events.is_deaf:
-            self._events.wait(round(self._settings.event_wait_seconds * 1000), self._devices)
-        return self._events.is_deaf
+    def _wait_in_thread(self, hop: Hop) -> bool:
+        """Wait some times over, so that the event loop rests meanwhile; return whether there is nothing to listen to."""
+        milliseconds = round(self._settings.event_wait_seconds * 1000)
+        for _ in range(EVENT_WAITS_PER_HOP):
+            gpus = [device.uuid for device in self._devices if device.mig is None]
+            self._events.listen({uuid: handle for uuid in gpus if (handle := self._handles.get(uuid)) is not None})
+            if self._events.is_deaf:
+                return True
+            self._events.wait(milliseconds, self._devices)
+            if self._events.has_some or hop.given_up:
+                break
+        return False

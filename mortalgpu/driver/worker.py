@@ -25,7 +25,7 @@ SPARE_THREADS = 2
 class Hop:
     """One call of a verb, as its thread and the event loop both see it."""
 
-    __slots__ = ("action", "finished", "started", "uuid")
+    __slots__ = ("action", "finished", "given_up", "started", "uuid")
 
     def __init__(self, action: str) -> None:
         self.action = action
@@ -33,6 +33,8 @@ class Hop:
         """The device it asks at this moment; empty when it asks about none. Written by the thread."""
         self.started = False
         self.finished = False
+        self.given_up = False
+        """Nobody waits for its result any more: long work may end early. Written by the event loop."""
 
     def __str__(self) -> str:
         return f"{self.action} of {self.uuid}" if self.uuid else self.action
@@ -45,6 +47,7 @@ class Worker:
         self._max_abandoned = max_abandoned
         self._limiter = trio.CapacityLimiter(threads or max_abandoned + SPARE_THREADS)
         self._abandoned: set[Hop] = set()
+        self._is_closed = False
 
     @property
     def abandoned_calls(self) -> int:
@@ -52,7 +55,8 @@ class Worker:
         return len(self._abandoned)
 
     async def drain(self) -> None:
-        """Wait until no thread of ours is inside the driver, and let none in again."""
+        """Let no hop in again, and wait until no thread is inside the driver."""
+        self._is_closed = True
         for _ in range(int(self._limiter.total_tokens)):
             await self._limiter.acquire_on_behalf_of(object())
 
@@ -63,16 +67,21 @@ class Worker:
     async def run(self, action: str, work: Callable[[Hop], _T], seconds: float) -> _T:
         """Run `work` in a thread and return its result.
 
-        Raises DriverTimeout when it is not back after `seconds`, DriverLost when too many hang already, and the driver's
-        own errors translated. May be cancelled at any time; the thread then ends unobserved.
+        Raises DriverTimeout when it is not back after `seconds`, DriverLost when too many hang already or after `drain`,
+        and the driver's own errors translated. May be cancelled at any time; the thread then ends unobserved.
         """
+        if self._is_closed:
+            raise DriverLost(f"{action}: the driver was closed")
         if len(self._abandoned) >= self._max_abandoned:
             raise DriverLost(f"{action}: {len(self._abandoned)} earlier driver calls have not returned ({self._hanging()})")
         hop = Hop(action)
-        with trio.move_on_after(seconds):
-            return await trio.to_thread.run_sync(
-                _guard(hop, work, self._abandoned), abandon_on_cancel=True, limiter=self._limiter
-            )
+        try:
+            with trio.move_on_after(seconds):
+                return await trio.to_thread.run_sync(
+                    _guard(hop, work, self._abandoned), abandon_on_cancel=True, limiter=self._limiter
+                )
+        finally:
+            hop.given_up = True
         self._abandon(hop)
         raise DriverTimeout(f"{hop} did not return within {seconds:g} s; the call may still hang in the driver")
 

@@ -21,11 +21,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import pytest
 
 from mortalgpu.model.pod import ContainerRef
+
+Test = TypeVar("Test", bound=Callable[..., object])
 
 _PATIENCE_SECONDS = 20.0
 _LOOK_EVERY_SECONDS = 0.002
@@ -172,14 +174,26 @@ def _removed(folder: Path) -> bool:
     return True
 
 
-def _marks(mount: Path | None, what: str) -> Callable[[Callable[..., object]], Callable[..., object]]:
-    skip = pytest.mark.skipif(mount is None or os.geteuid() != 0, reason=f"needs root and a writable {what} hierarchy")
-    return lambda test: pytest.mark.root(skip(test))
+@dataclass(frozen=True)
+class Needs:
+    """Marks of a test, to decorate it with; `marks` is for a `pytest.param`."""
+
+    marks: tuple[pytest.MarkDecorator, ...]
+
+    def __call__(self, test: Test) -> Test:
+        for mark in self.marks:
+            test = mark(test)
+        return test
 
 
-needs_unified = _marks(_mount_of("cgroup2"), "cgroup v2")
+def _needs(mount: Path | None, what: str) -> Needs:
+    missing = mount is None or os.geteuid() != 0
+    return Needs((pytest.mark.root, pytest.mark.skipif(missing, reason=f"needs root and a writable {what} hierarchy")))
 
 
-def needs_v1(controller: str) -> Callable[[Callable[..., object]], Callable[..., object]]:
+needs_unified = _needs(_mount_of("cgroup2"), "cgroup v2")
+
+
+def needs_v1(controller: str) -> Needs:
     """Mark a test that makes a tree in the v1 hierarchy of a controller."""
-    return _marks(_mount_of("cgroup", controller), f"cgroup v1 {controller}")
+    return _needs(_mount_of("cgroup", controller), f"cgroup v1 {controller}")

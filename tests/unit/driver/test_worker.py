@@ -106,5 +106,19 @@ async def test_draining_waits_for_the_threads_inside_and_lets_none_in_again(rele
         assert worker.abandoned_calls == 1
         release.set()
     assert worker.abandoned_calls == 0
-    with pytest.raises(DriverTimeout):
+    with pytest.raises(DriverLost, match="the driver was closed"):
         await worker.run("adding", lambda _: 2, SHORT)
+
+
+async def test_long_work_is_told_that_nobody_waits_any_more() -> None:
+    worker = Worker(2)
+    ended = Event()
+
+    def work(hop: Hop) -> None:
+        while not hop.given_up:
+            ended.wait(0.005)
+        ended.set()
+
+    with trio.move_on_after(SHORT):
+        await worker.run("waiting", work, 5)
+    assert await trio.to_thread.run_sync(ended.wait, 2)

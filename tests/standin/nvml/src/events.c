@@ -2,10 +2,15 @@
 #define _GNU_SOURCE
 #include "session.h"
 
+#include <libgen.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/inotify.h>
+#include <time.h>
+#include <unistd.h>
 
-#define WAIT_STEP_MS 10
+#define WAIT_STEP_MS 25 /* where the state file's folder cannot be watched */
 #define MAX_LISTENED 64
 
 struct listened {
@@ -15,8 +20,27 @@ struct listened {
 
 struct event_set {
     struct listened gpus[MAX_LISTENED];
-    int count;
+    int count, watch; /* inotify's descriptor, so that an idle wait costs nothing; -1 without */
 };
+
+/* Watch the folder of the state file, which is replaced by rename. */
+static int watch_state(void) {
+    char path[4096];
+    const char *file = getenv("MORTALGPU_NVML_STATE");
+    int watch = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+    snprintf(path, sizeof path, "%s", file ? file : "");
+    if (watch >= 0 && inotify_add_watch(watch, dirname(path), IN_MOVED_TO | IN_DELETE | IN_CLOSE_WRITE) < 0) {
+        close(watch);
+        return -1;
+    }
+    return watch;
+}
+
+static void forget_changes(int watch) {
+    char changes[4096];
+    while (watch >= 0 && read(watch, changes, sizeof changes) > 0)
+        continue;
+}
 
 EXPORT rc_t nvmlEventSetCreate(event_set_t *set) {
     const struct state *state;
@@ -24,6 +48,8 @@ EXPORT rc_t nvmlEventSetCreate(event_set_t *set) {
     if (answer != OK)
         return answer;
     *set = calloc(1, sizeof **set);
+    if (*set)
+        (*set)->watch = watch_state();
     return end(*set ? OK : ERR_UNKNOWN);
 }
 
@@ -32,6 +58,8 @@ EXPORT rc_t nvmlEventSetFree(event_set_t set) {
     rc_t answer = begin(__func__, &state);
     if (answer != OK)
         return answer;
+    if (set->watch >= 0)
+        close(set->watch);
     free(set);
     return end(OK);
 }
@@ -105,19 +133,31 @@ static rc_t take(const struct state *state, event_set_t set, struct event_data *
     return ERR_TIMEOUT;
 }
 
+static long milliseconds_now(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/* An event, or why there is none. The driver may go, and rules may come, while the call waits. */
+static rc_t answer_of(const char *call, const struct state *state, event_set_t set, struct event_data *data) {
+    rc_t answer = driver_answer(state);
+    const struct fault *fault = answer == OK ? state_fault(state, call, "", 0) : NULL;
+    if (fault)
+        return fault->error;
+    return answer == OK ? take(state, set, data) : answer;
+}
+
 EXPORT rc_t nvmlEventSetWait_v2(event_set_t set, struct event_data *data, unsigned int timeout_ms) {
     const struct state *state;
     rc_t answer = begin(__func__, &state);
     if (answer != OK)
         return answer;
-    unsigned int waited = 0;
-    for (; waited <= timeout_ms && (answer = take(state, set, data)) == ERR_TIMEOUT; waited += WAIT_STEP_MS) {
-        state = breathe(WAIT_STEP_MS);
-        if ((answer = driver_answer(state)) != OK)
-            return end(answer);
-        const struct fault *fault = state_fault(state, __func__, "", 0);
-        if (fault)
-            return end(fault->error);
+    long left, until = milliseconds_now() + timeout_ms;
+    while ((answer = answer_of(__func__, state, set, data)) == ERR_TIMEOUT && (left = until - milliseconds_now()) > 0) {
+        breathe(set->watch < 0 && left > WAIT_STEP_MS ? WAIT_STEP_MS : left, set->watch);
+        forget_changes(set->watch);
+        state = state_now(); /* after forgetting: a change that comes in between wakes the next turn */
     }
     return end(answer);
 }

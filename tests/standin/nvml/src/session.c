@@ -2,10 +2,10 @@
 #define _GNU_SOURCE
 #include "session.h"
 
+#include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 #define HANG_STEP_MS 5
 
@@ -20,10 +20,10 @@ rc_t end(rc_t answer) {
     return answer;
 }
 
-const struct state *breathe(long milliseconds) {
-    struct timespec pause = {.tv_sec = milliseconds / 1000, .tv_nsec = milliseconds % 1000 * 1000000};
+const struct state *breathe(long milliseconds, int watch) {
+    struct pollfd watched = {.fd = watch, .events = POLLIN};
     pthread_mutex_unlock(&lock);
-    nanosleep(&pause, NULL);
+    poll(&watched, 1, (int)milliseconds); /* a negative descriptor is ignored: a plain pause then */
     pthread_mutex_lock(&lock);
     return state_now();
 }
@@ -34,7 +34,7 @@ static rc_t obey(const char *call, const char *uuid, const struct state **state)
     for (long waited = 0; *state && (fault = state_fault(*state, call, uuid, 1)); waited += HANG_STEP_MS) {
         if (fault->hang_ms && waited >= fault->hang_ms)
             break;
-        *state = breathe(HANG_STEP_MS);
+        *state = breathe(HANG_STEP_MS, -1);
     }
     fault = *state ? state_fault(*state, call, uuid, 0) : NULL;
     return fault ? fault->error : OK;

@@ -25,8 +25,11 @@ rc_t end(rc_t answer);
 /* Within a call: apply the rules for this device, and answer with its handle. Ends the call. */
 rc_t end_with_handle(const char *call, const struct state *state, const struct device *device, handle_t *handle);
 
-/* Within a call: let others run for a moment. Returns the newest state, or NULL when the driver went away meanwhile. */
-const struct state *breathe(long milliseconds);
+/*
+ * Within a call: let others run for so long, or until `watch` (-1: nothing) becomes readable. Returns the newest state, or
+ * NULL when there is none any more.
+ */
+const struct state *breathe(long milliseconds, int watch);
 
 /* Within a call: may the driver be used? OK or why not. */
 rc_t driver_answer(const struct state *state);
