@@ -12,7 +12,7 @@ from mortalgpu import errors
 from mortalgpu.rpc.channel import channel_over, open_channel
 from mortalgpu.rpc.limits import KUBELET_LIMITS, CallRecord, Limits
 from mortalgpu.rpc.listener import UnixListener, listen_tcp
-from mortalgpu.rpc.server import Server
+from mortalgpu.rpc.server import Server, Service, unary
 from mortalgpu.rpc.status import INTERNAL_TEXT, STATUS, Code, Refusal, RpcError, Unavailable
 from tests.unit.rpc.trial import (
     ECHO,
@@ -339,3 +339,57 @@ async def test_without_limits_a_connection_may_rest_for_days(autojump_clock: Moc
         await channel.unary(ECHO, Note(), Note)
         await trio.sleep(3 * 86400)
         assert (await channel.unary(ECHO, Note(endpoint="awake"), Note)).endpoint == "awake"
+
+
+@pytest.mark.parametrize("checkpoints", range(0, 60, 3))
+async def test_a_server_stopped_at_any_moment_leaves_nothing_behind(tmp_path: Path, checkpoints: int) -> None:
+    trial = Trial()
+    async with nothing_left_behind(), trio.open_nursery() as nursery:
+        await nursery.start(Server([trial.service()]).serve, [await UnixListener.bind(tmp_path / "s")])
+        nursery.start_soon(_call_all, str(tmp_path / "s"))
+        for _ in range(checkpoints):
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    assert trial.running == 0
+    assert not (tmp_path / "s").exists()
+
+
+async def _call_all(path: str) -> None:
+    async with open_channel(path) as channel, trio.open_nursery() as nursery:
+        nursery.start_soon(channel.unary, HANG, Note(), Note)
+        async with channel.stream(FLOOD, Note(endpoint="z" * 20_000), Note) as answers:
+            async for _ in answers:
+                await channel.unary(ECHO, Note(), Note)
+
+
+async def test_an_error_on_the_way_out_of_a_cancelled_handler_is_kept_in_the_house() -> None:
+    async def clumsy(_note: Note, _call: object) -> Note:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise RuntimeError("clumsy")
+
+    ours, theirs = trio.testing.memory_stream_pair()
+    server = Server([Service("c.C", {"M": unary(Note, clumsy)})], Limits(unary_seconds=0.05))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve_connection, theirs)
+        async with channel_over(ours, "memory") as channel:
+            for _ in range(2):
+                with pytest.raises(RpcError) as caught:
+                    await channel.unary("/c.C/M", Note(), Note)
+                assert (caught.value.code, caught.value.details) == (Code.INTERNAL, INTERNAL_TEXT)
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_answer_that_cannot_be_written_is_an_internal_error() -> None:
+    async def wrong(_note: Note, _call: object) -> Note:
+        return "no message"  # type: ignore[return-value]
+
+    ours, theirs = trio.testing.memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Server([Service("c.C", {"M": unary(Note, wrong)})]).serve_connection, theirs)
+        async with channel_over(ours, "memory") as channel:
+            with pytest.raises(RpcError) as caught:
+                await channel.unary("/c.C/M", Note(), Note)
+        nursery.cancel_scope.cancel()
+    assert caught.value.code is Code.INTERNAL
