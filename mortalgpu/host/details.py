@@ -1,14 +1,15 @@
 """What people want to read about processes: user, command line, pid inside. Slow facts, remembered for a while.
 
 A command line lies in the memory of the process it belongs to, which can hold its reader up for ever (a page that its own
-user-space fault handler never fills). So one worker thread reads for everybody, is left behind when it is late, and the
-process it hung on is then shown by its short name. Nothing here identifies: a process that is no longer the one that was
+user-space fault handler never fills). So a worker thread reads them, is left behind when it is late, and the process it
+hung on is then shown by its short name. Nothing here identifies: a process that is no longer the one that was
 asked about is left out.
 """
 
 import os
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from itertools import takewhile
 
 import trio
 
@@ -20,15 +21,15 @@ _REMEMBERED_SECONDS = 45.0
 _SPREAD_SECONDS = 15
 """Entries expire up to this much later, by pid, so that a full node is not read again in one burst."""
 _READERS = 4
+"""So many hung threads are put up with; after that, everybody is shown by its short name until one comes back."""
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(slots=True)
 class _Errand:
-    """One trip of a worker thread: filled there, and read here when it is back or late."""
+    """One trip of a worker thread for command lines: filled there, and read here when it is back or late."""
 
-    processes: tuple[HostProcess, ...]
-    done: dict[HostProcess, ProcessDetails] = field(default_factory=dict)
+    done: dict[HostProcess, ProcessDetails]
     at: HostProcess | None = None
     """Whose command line is being read."""
     abandoned: bool = False
@@ -41,7 +42,8 @@ class Describer:
         self._root = root
         self._passwd = passwd
         self._patience_seconds = patience_seconds
-        self._limiter = trio.CapacityLimiter(_READERS)
+        self._plain_readers = trio.CapacityLimiter(1)
+        self._command_readers = trio.CapacityLimiter(_READERS)
         self._known: dict[HostProcess, tuple[float, ProcessDetails]] = {}
 
     async def describe(self, processes: Collection[HostProcess]) -> dict[int, ProcessDetails]:
@@ -54,28 +56,32 @@ class Describer:
         return found | {process.pid: details for process, details in fresh.items()}
 
     async def _fetch(self, unknown: tuple[HostProcess, ...]) -> dict[HostProcess, ProcessDetails]:
-        errand = _Errand(unknown)
+        plain = await trio.to_thread.run_sync(self._read_plain, unknown, abandon_on_cancel=True, limiter=self._plain_readers)
+        if not plain or not self._command_readers.available_tokens:
+            return plain
+        errand = _Errand(dict(plain))
         with trio.move_on_after(self._patience_seconds):
-            await trio.to_thread.run_sync(self._run, errand, abandon_on_cancel=True, limiter=self._limiter)
+            await trio.to_thread.run_sync(self._run, errand, abandon_on_cancel=True, limiter=self._command_readers)
             self._remember(errand.done)
             return errand.done
         errand.abandoned = True
-        done = dict(errand.done)
-        if errand.at in done:
-            # Shown by its name from now on; those behind it in the queue get another try.
-            self._remember({errand.at: done[errand.at]})
+        late, done = errand.at, dict(errand.done)
+        if late is not None:
+            # It is shown by its name from now on; those behind it in the queue get another try.
+            tried = (late, *takewhile(lambda process: process != late, done))
+            self._remember({process: done[process] for process in tried})
         return done
 
     def _remember(self, done: dict[HostProcess, ProcessDetails]) -> None:
         expires = trio.current_time() + _REMEMBERED_SECONDS
         self._known.update({process: (expires + process.pid % _SPREAD_SECONDS, details) for process, details in done.items()})
 
-    def _run(self, errand: _Errand) -> None:
+    def _read_plain(self, processes: tuple[HostProcess, ...]) -> dict[HostProcess, ProcessDetails]:
         users = next(filter(None, map(read_users, self._passwd)), {})
         booted_at = read_boot_time(self._root)
-        for process in errand.processes:
-            if details := self._plain(process, users, booted_at):
-                errand.done[process] = details
+        return {process: details for process in processes if (details := self._plain(process, users, booted_at))}
+
+    def _run(self, errand: _Errand) -> None:
         for process in tuple(errand.done):
             errand.at = process
             command = self._command(process)
