@@ -70,6 +70,14 @@ def _check_config(chosen: "argparse.Namespace") -> int:
 
 
 def _demo(chosen: "argparse.Namespace") -> int:
+    from functools import partial
+
+    import trio
+
+    from mortalgpu import demo, logs
+
+    logs.set_up(verbose=False, as_json=False, level=logs.ERROR)
+    trio.run(partial(demo.run, chosen.seconds, plain=chosen.plain))
     return 0
 
 

@@ -12,6 +12,9 @@ import sys
 from datetime import UTC, datetime
 from typing import IO
 
+ERROR = logging.ERROR
+"""For `set_up`: nothing but what someone must look at."""
+
 FIELDS = frozenset(
     (
         *("action", "address", "attempts", "cause", "code", "config_field", "container", "container_id", "count", "device"),
@@ -75,11 +78,14 @@ def _readable(value: object) -> str:
     return json.dumps(text, ensure_ascii=False) if not text or any(sign in text for sign in ' "\n\t=') else text
 
 
-def set_up(*, verbose: bool, as_json: bool, stream: IO[str] | None = None) -> None:
-    """Send log lines to `stream` (standard error by default). Replaces what was set up before."""
+def set_up(*, verbose: bool, as_json: bool, stream: IO[str] | None = None, level: int = logging.INFO) -> None:
+    """Send log lines of `level` and above to `stream` (standard error by default); `verbose` means DEBUG.
+
+    Replaces what was set up before.
+    """
     handler = logging.StreamHandler(stream if stream is not None else sys.stderr)
     handler.setFormatter(JsonLines() if as_json else HumanText())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
-    logging.getLogger("mortalgpu").setLevel(logging.DEBUG if verbose else logging.INFO)
+    logging.getLogger("mortalgpu").setLevel(logging.DEBUG if verbose else level)
     for name in FOREIGN_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
