@@ -1,0 +1,1 @@
+"""Tests of MortalGPU, and the harnesses they share."""
