@@ -29,8 +29,6 @@ CLOSE_SECONDS = 2.0
 EVENT_WAITS_PER_HOP = 8
 DEAF_PAUSE_SECONDS = 1.0
 """How often to look for GPUs with events where none has any."""
-EVENT_PATIENCE = 2
-"""More than can hang with one thread, so that a hanging wait is a timeout of its own and never the driver's loss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +51,11 @@ class NvmlSettings:
 def nvml_driver(settings: NvmlSettings | None = None) -> OpenDriver:
     """Return what opens the NVIDIA driver of this machine. NVML is global to a process: open one at a time."""
     chosen = settings or NvmlSettings()
+    hanging: set[Hop] = set()
 
     @asynccontextmanager
     async def open_driver() -> AsyncIterator[GpuDriver]:
-        driver = NvmlDriver(chosen)
+        driver = NvmlDriver(chosen, hanging)
         await driver.open()
         try:
             yield driver
@@ -69,10 +68,11 @@ def nvml_driver(settings: NvmlSettings | None = None) -> OpenDriver:
 class NvmlDriver:
     """An opened NVML; see the port for the verbs."""
 
-    def __init__(self, settings: NvmlSettings) -> None:
+    def __init__(self, settings: NvmlSettings, hanging: set[Hop] | None = None) -> None:
         self._settings = settings
-        self._worker = Worker(settings.max_abandoned)
-        self._event_worker = Worker(EVENT_PATIENCE, threads=1)
+        self._hanging: set[Hop] = set() if hanging is None else hanging
+        self._worker = Worker(settings.max_abandoned, hanging=self._hanging)
+        self._event_worker = Worker(settings.max_abandoned, threads=1, hanging=self._hanging)
         self._handles: dict[str, Handle] = {}
         self._devices: tuple[Device, ...] = ()
         self._events = EventSet()
@@ -82,7 +82,7 @@ class NvmlDriver:
     @property
     def abandoned_calls(self) -> int:
         """How many calls hang in the driver at present."""
-        return self._worker.abandoned_calls + self._event_worker.abandoned_calls
+        return len(self._hanging)
 
     async def open(self) -> None:
         """Load the library and initialise NVML. Raises DriverError with what was tried when there is no usable driver."""

@@ -5,7 +5,8 @@ Rules:
 2. A hop that is not back in time is abandoned: its thread keeps a token of the limiter until the driver lets it go.
 3. A hop notes which device it is asking. A device on which one hangs is left out of later hops until it returns, so that
    one sick GPU costs the others a single deadline.
-4. When `max_abandoned` hops hang at once, the driver is lost: no further thread is spent on it.
+4. When `max_abandoned` hops hang at once, the driver is lost: no further thread is spent on it. Workers that share a set of
+   hanging hops share this bound, so that opening a hung driver again and again does not pile up threads.
 """
 
 from collections.abc import Callable
@@ -43,10 +44,10 @@ class Hop:
 class Worker:
     """Runs hops. Not to be shared between event loops."""
 
-    def __init__(self, max_abandoned: int, threads: int | None = None) -> None:
+    def __init__(self, max_abandoned: int, threads: int | None = None, hanging: set[Hop] | None = None) -> None:
         self._max_abandoned = max_abandoned
         self._limiter = trio.CapacityLimiter(threads or max_abandoned + SPARE_THREADS)
-        self._abandoned: set[Hop] = set()
+        self._abandoned: set[Hop] = set() if hanging is None else hanging
         self._is_closed = False
 
     @property
