@@ -6,6 +6,7 @@ team-b/infer   container main (GPU-b 2-3)
 team-b/young   container main (GPU-b 4): kubelet knows it, nobody has seen it run yet
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from mortalgpu.model.device import Device, Health, Memory, Utilization
@@ -13,6 +14,7 @@ from mortalgpu.model.kill import Enforcement, KillRecord
 from mortalgpu.model.pod import ContainerRef
 from mortalgpu.model.share import Inventory, SharedDevice
 from mortalgpu.model.usage import ContainerUsage, DeviceClaim, DeviceUsage, ProcessUsage, Usage
+from mortalgpu.simulation.host import SimulatedHost, Temper
 from mortalgpu.units import MIB
 
 GPU_A, GPU_B = "GPU-aaaaaaaa-0000-4000-8000-00000000000a", "GPU-bbbbbbbb-0000-4000-8000-00000000000b"
@@ -86,6 +88,24 @@ def usage(**changes: object) -> Usage:
         ),
     )
     return replace(found, **changes)  # type: ignore[arg-type]
+
+
+def started(usage: Usage, host: SimulatedHost, tempers: Mapping[str, Temper]) -> Usage:
+    """Start each process of a usage on a host (tempers by `pid<number>`), and return the usage with the true start times."""
+    begun = {
+        found.pid: host.start(found.container, pid=found.pid, temper=tempers.get(f"pid{found.pid}"))
+        for holder in usage.containers
+        for found in holder.processes
+    }
+
+    def true(found: ProcessUsage) -> ProcessUsage:
+        return replace(found, start_ticks=begun[found.pid].start_ticks)
+
+    holders = []
+    for holder in usage.containers:
+        claims = (replace(claim, processes=tuple(map(true, claim.processes))) for claim in holder.devices)
+        holders.append(replace(holder, devices=tuple(claims)))
+    return replace(usage, containers=tuple(holders))
 
 
 def kill(
