@@ -10,6 +10,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import textwrap
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -39,6 +40,7 @@ WORK = ("python train.py", "ipykernel_launcher", "python infer.py --batch 8", "p
 PLAIN_TABLE_SECONDS = 5.0
 LIVE_TABLE_SECONDS = 0.5
 BAR_CELLS = 24
+INDENT_CELLS = 23
 
 Say = Callable[[str], None]
 
@@ -208,7 +210,8 @@ class _Screen:
         """Show an event."""
         line = f"{trio.current_time() - self._begun:7.2f} s  {text}"
         if self._live:
-            self._lines.append(line)
+            width = shutil.get_terminal_size().columns
+            self._lines += textwrap.wrap(line, width, subsequent_indent=" " * INDENT_CELLS)
             self._draw()
         else:
             print(line, flush=True)
