@@ -20,7 +20,10 @@ class HostProcess:
 
     pid: int
     start_ticks: int
-    """Clock ticks from boot to its start (proc_pid_stat(5), field 22): with the pid, unique until the next boot."""
+    """Clock ticks from boot to its start (proc_pid_stat(5), field 22): with the pid, unique until the next boot.
+
+    A tick is 10 ms: less than a kernel needs to give out all other numbers before it comes to this one again.
+    """
     container: ContainerRef | None
     """None: outside of Kubernetes, or in a place that cannot be told for certain. Such a process is nobody's."""
 

@@ -159,6 +159,15 @@ async def test_a_question_that_never_ends_can_be_cancelled_and_spares_the_proces
     assert rig.fate(pid) is None
 
 
+async def test_an_order_cancelled_during_the_grace_sends_nothing_stronger(rig: Rig) -> None:
+    pid = rig.start(rig.container(), stubborn=True)
+    condemned = await look(rig, pid)
+    with trio.move_on_after(0.1) as patience:
+        await kill(rig, condemned, grace_seconds=20)
+    assert patience.cancelled_caught
+    assert rig.fate(pid) is None
+
+
 async def test_a_process_that_ends_before_the_signal_was_already_gone(rig: Rig) -> None:
     pid = rig.start(rig.container())
     condemned = await look(rig, pid)

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ import trio
 from mortalgpu.errors import HostError
 from mortalgpu.host.base import HostProcess, KillOutcome
 from mortalgpu.host.table import ProcfsTable
-from tests.standin.cgroups import KubepodsTree, move, needs_unified, needs_v1, wait_until
+from tests.standin.cgroups import Box, KubepodsTree, move, needs_unified, needs_v1, wait_until
 
 SLEEP = ["sleep", "60"]
 
@@ -185,6 +186,42 @@ async def test_a_number_used_again_is_not_signalled(tree: KubepodsTree, table: P
     earlier_holder = replace(now, start_ticks=now.start_ticks - 1)
     assert await kill(table, earlier_holder) is KillOutcome.IDENTITY_CHANGED
     assert process.poll() is None
+
+
+def start_with_number(tree: KubepodsTree, box: Box, pid: int) -> "subprocess.Popen[bytes]":
+    """Start a process that gets a certain free pid: the kernel lets root say which one it gave last."""
+    for _ in range(200):
+        with open("/proc/sys/kernel/ns_last_pid", "w") as last:
+            last.write(str(pid - 1))
+        process = tree.run(box, SLEEP)
+        if process.pid == pid:
+            return process
+        process.kill()
+        process.wait(10)
+    pytest.skip("other processes are started too fast to be given a certain number")
+
+
+@needs_unified
+@pytest.mark.skipif(not os.access("/proc/sys/kernel/ns_last_pid", os.W_OK), reason="numbers cannot be chosen here")
+async def test_a_process_that_really_got_the_number_again_is_never_signalled(tree: KubepodsTree, table: ProcfsTable) -> None:
+    box = tree.container()
+    first = tree.run(box, SLEEP)
+    condemned = await only(table, first.pid)
+    handle = await table.open(first.pid)
+    assert handle is not None
+    with handle:
+        first.kill()
+        first.wait(10)
+        # Within one tick two lives of a number look alike; no kernel gets through all its numbers in that time.
+        wait_until(lambda: time.clock_gettime(time.CLOCK_BOOTTIME) * 100 > condemned.start_ticks + 2)
+        second = start_with_number(tree, box, first.pid)
+        assert await handle.kill(condemned) is KillOutcome.ALREADY_GONE
+    now = await only(table, second.pid)
+    assert (now.pid, now.container) == (condemned.pid, condemned.container)
+    assert now.start_ticks > condemned.start_ticks
+    assert await table.describe([condemned]) == {}
+    assert await kill(table, condemned, grace_seconds=1.0) is KillOutcome.IDENTITY_CHANGED
+    assert second.poll() is None
 
 
 @needs_unified
