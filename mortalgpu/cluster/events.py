@@ -135,8 +135,11 @@ class Postbox:
 
 
 def may_pass(status: int) -> bool:
-    """True for refusals that another attempt may overcome: a token being replaced, too many requests, a server in trouble."""
-    return status in (401, 429) or status >= 500
+    """True for refusals that another attempt may overcome: a token being replaced, too many requests, a server in trouble.
+
+    Forbidden is one of them: an API server that has just started refuses what it has not yet read the roles for.
+    """
+    return status in (401, 403, 429) or status >= 500
 
 
 def event_body(

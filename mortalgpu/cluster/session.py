@@ -141,7 +141,9 @@ async def open_session(access: ApiAccess, pace: ApiPace) -> AsyncIterator[ApiSes
     context = await trio.to_thread.run_sync(_trust, access)
     transport = httpx.AsyncHTTPTransport(verify=context, socket_options=_KEEPALIVE)
     headers = {"user-agent": "mortalgpu", "accept": "application/json", "content-type": "application/json"}
-    async with httpx.AsyncClient(base_url=access.url, transport=transport, headers=headers, timeout=None) as client:
+    with _translated(access):
+        client = httpx.AsyncClient(base_url=access.url, transport=transport, headers=headers, timeout=None)
+    async with client:
         yield ApiSession(client, access, pace)
 
 

@@ -383,6 +383,12 @@ async def test_a_missing_ca_file_is_named(tmp_path: Path) -> None:
         await seen.unsynced("none.crt", "CA cannot be read")
 
 
+@pytest.mark.parametrize("url", ["api.example:443", "ftp://api.example", "http://[fd00::1", "http://127.0.0.1:99999", ""])
+async def test_an_address_that_cannot_work_is_named_and_brings_nobody_down(url: str) -> None:
+    async with watched(ApiAccess(url)) as seen:
+        await seen.unsynced(f"at {url}:")
+
+
 async def test_leaving_and_opening_again_starts_from_the_last_known_truth() -> None:
     async with open_peer() as peer:
         peer.put(pod_object("a"))

@@ -73,7 +73,15 @@ async def test_a_note_on_the_node_is_found_where_kubectl_describe_node_looks() -
 
 
 @pytest.mark.parametrize(
-    "trouble", [say.refuse(500, "boom"), say.refuse(429, "wait"), say.refuse(401, "who?"), say.slam, say.hang]
+    "trouble",
+    [
+        say.refuse(500, "boom"),
+        say.refuse(429, "wait"),
+        say.refuse(401, "who?"),
+        say.refuse(403, "roles not read yet"),
+        say.slam,
+        say.hang,
+    ],
 )
 async def test_a_note_is_tried_again_under_the_same_name(trouble: Answer) -> None:
     async with posting(trouble) as (peer, cluster):
@@ -91,7 +99,7 @@ async def test_a_note_that_had_arrived_after_all_is_not_sent_twice() -> None:
 
 
 @pytest.mark.parametrize(
-    "answers", [[say.refuse(403, "events is forbidden")], [say.refuse(404, "no namespace")], [say.refuse(500, "x")] * 5]
+    "answers", [[say.refuse(403, "events is forbidden")] * 5, [say.refuse(404, "no namespace")], [say.refuse(500, "x")] * 5]
 )
 async def test_a_note_that_is_refused_is_given_up_and_the_next_one_is_sent(answers: list[Answer]) -> None:
     async with posting(*answers) as (peer, cluster):
