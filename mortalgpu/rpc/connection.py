@@ -15,8 +15,8 @@ from mortalgpu.rpc.framing import PREFIX, MessageReader, frame
 from mortalgpu.rpc.wire import Event, Received, Room, Wire
 
 RECEIVE_BYTES = 32768
-SENDERS_WAIT_BYTES = 2**18
-READER_WAITS_BYTES = 2**20
+SENDERS_WAIT_BYTES = 2**17
+READER_WAITS_BYTES = 2**18
 
 
 class ConnectionLost(Exception):

@@ -10,16 +10,17 @@ from mortalgpu.rpc.status import Code
 class Limits:
     """What a server grants. The defaults suit a listener on the network; kubelet's sockets need more room and no impatience.
 
-    A connection may hold about 2 * max_message_bytes for each of its max_streams, plus 1.5 MiB of answers not yet taken.
+    The most memory one connection can make us hold: for each of its max_streams the larger of 64 KiB and twice
+    max_message_bytes, and a quarter of a MiB of answers not yet taken; with the defaults 1.3 MiB, 160 MiB for all.
     """
 
-    max_message_bytes: int = 2**16
+    max_message_bytes: int = 2**14
     """Of one request. kubelet's GetPreferredAllocation carries all free ids: give its socket 16 MiB."""
-    max_streams: int = 32
+    max_streams: int = 16
     """Calls at a time on one connection; more are refused."""
-    max_connections: int = 256
+    max_connections: int = 128
     """At a time on all listeners; more are closed at once."""
-    max_connections_per_peer: int = 64
+    max_connections_per_peer: int = 32
     """At a time from one address, or one user on a Unix socket."""
     max_header_bytes: int = 16384
     """Of a request's metadata, as HTTP/2 counts it; four times as much ends the connection."""

@@ -116,7 +116,11 @@ async def test_large_messages_pass_both_ways(tmp_path: Path) -> None:
 
 
 async def test_calls_at_the_same_time_do_not_mix(tmp_path: Path) -> None:
-    async with served(Trial(), tmp_path / "s"), open_channel(str(tmp_path / "s")) as channel, trio.open_nursery() as nursery:
+    async with (
+        served(Trial(), tmp_path / "s", KUBELET_LIMITS),
+        open_channel(str(tmp_path / "s")) as channel,
+        trio.open_nursery() as nursery,
+    ):
 
         async def call(number: int) -> None:
             assert (await channel.unary(ECHO, Note(endpoint=str(number)), Note)).endpoint == str(number)

@@ -357,7 +357,7 @@ async def test_a_server_stopped_at_any_moment_leaves_nothing_behind(tmp_path: Pa
 async def _call_all(path: str) -> None:
     async with open_channel(path) as channel, trio.open_nursery() as nursery:
         nursery.start_soon(channel.unary, HANG, Note(), Note)
-        async with channel.stream(FLOOD, Note(endpoint="z" * 20_000), Note) as answers:
+        async with channel.stream(FLOOD, Note(endpoint="z" * 12_000), Note) as answers:
             async for _ in answers:
                 await channel.unary(ECHO, Note(), Note)
 
