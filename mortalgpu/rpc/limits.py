@@ -19,9 +19,9 @@ class Limits:
     max_streams: int = 16
     """Calls at a time on one connection; more are refused."""
     max_connections: int = 128
-    """At a time on all listeners; more are closed at once."""
+    """At a time on all listeners. One more takes the place of the one that idles longest, or is closed when all are busy."""
     max_connections_per_peer: int = 32
-    """At a time from one address, or one user on a Unix socket."""
+    """The same, among those from one address, or of one user on a Unix socket."""
     max_header_bytes: int = 16384
     """Of a request's metadata, as HTTP/2 counts it; four times as much ends the connection."""
     unary_seconds: float = 5.0

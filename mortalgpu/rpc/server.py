@@ -4,7 +4,6 @@ Handlers run as tasks of their connection, connections as tasks of `serve`: canc
 """
 
 import logging
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import trio
@@ -48,12 +47,12 @@ class Server:
         self._limits = limits or Limits()
         self._observer = observer
         self._last_connection_id = 0
-        self._per_peer: Counter[str] = Counter()
+        self._sessions: set[Session] = set()
 
     @property
     def connections(self) -> int:
         """How many connections are open."""
-        return self._per_peer.total()
+        return len(self._sessions)
 
     async def serve(
         self,
@@ -86,20 +85,31 @@ class Server:
             peer.close()
 
     def _has_room_for(self, peer: Peer) -> bool:
-        limits = self._limits
-        return self.connections < limits.max_connections and self._per_peer[peer.address] < limits.max_connections_per_peer
+        """Whether one more connection of this peer can be served, if need be in place of the one that idles longest."""
+        of_peer = [session for session in self._sessions if session.peer.address == peer.address]
+        if len(of_peer) >= self._limits.max_connections_per_peer:
+            return _retire_one(of_peer)
+        return self.connections < self._limits.max_connections or _retire_one(self._sessions)
 
     async def serve_connection(self, transport: trio.abc.Stream, peer: Peer = STRANGER) -> None:
         """Serve one connection over any stream until its end, and close it. Raises nothing for what the client does."""
         self._last_connection_id += 1
         session = Session(transport, peer, self._methods, self._limits, self._last_connection_id, self._observer)
-        self._per_peer[peer.address] += 1
+        self._sessions.add(session)
         try:
             await session.run()
         except Exception:
             # A fault of ours; the other connections must not pay for it.
             log.exception("connection failed", extra={"peer": peer.address})
         finally:
-            self._per_peer[peer.address] -= 1
-            self._per_peer += Counter()
+            self._sessions.discard(session)
             await trio.aclose_forcefully(transport)
+
+
+def _retire_one(sessions: Iterable[Session]) -> bool:
+    """End the session that has been idle longest; False when all are busy."""
+    idle = [(session.idle_since, session) for session in sessions if session.idle_since is not None]
+    if not idle:
+        return False
+    min(idle, key=lambda pair: pair[0])[1].retire()
+    return True

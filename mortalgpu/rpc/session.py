@@ -108,7 +108,8 @@ class Session:
             transport, wire, max_message_bytes=limits.max_message_bytes, stall_seconds=_or_never(limits.stall_seconds)
         )
         self.calls: dict[int, RunningCall] = {}
-        self._peer = peer
+        self.peer = peer
+        self.idle_since: float | None = None
         self._methods = methods
         self._connection_id = connection_id
         self._observer = observer
@@ -134,11 +135,12 @@ class Session:
         """End the connection at once."""
         for call in self.calls.values():
             call.abandon()
-        log.debug("connection dropped", extra={"peer": self._peer.address, "reason": str(error)})
+        log.debug("connection dropped", extra={"peer": self.peer.address, "reason": str(error)})
         self._nursery.cancel_scope.cancel()
 
     async def _read_to_the_end(self) -> None:
-        self._quiet.deadline = trio.current_time() + _or_never(self.limits.handshake_seconds)
+        self.idle_since = trio.current_time()
+        self._quiet.deadline = self.idle_since + _or_never(self.limits.handshake_seconds)
         try:
             with self._quiet:
                 while (events := await self.connection.read()) is not None:
@@ -148,7 +150,7 @@ class Session:
                 return
             await self._say_goodbye(ErrorCodes.NO_ERROR)
         except WireError as error:
-            log.debug("connection ended for a protocol error", extra={"peer": self._peer.address, "reason": str(error)})
+            log.debug("connection ended for a protocol error", extra={"peer": self.peer.address, "reason": str(error)})
             await self._say_goodbye(ErrorCodes.PROTOCOL_ERROR)
         except ConnectionLost as error:
             self.drop(error)
@@ -188,8 +190,14 @@ class Session:
     def _watch_for_quiet(self) -> None:
         """Let the idle time run exactly while no call is under way."""
         if self._greeted:
-            idle = math.inf if self.calls else _or_never(self.limits.idle_seconds)
-            self._quiet.deadline = trio.current_time() + idle
+            now = trio.current_time()
+            self.idle_since = None if self.calls else now
+            self._quiet.deadline = math.inf if self.calls else now + _or_never(self.limits.idle_seconds)
+
+    def retire(self) -> None:
+        """End the connection, which has no calls, to make room for another."""
+        self.idle_since = None
+        self._quiet.cancel()
 
     def _begin(self, request: Requested) -> None:
         refusal = self._refusal(request)
@@ -203,7 +211,7 @@ class Session:
         method = self._methods[request.method]
         deadline = self._deadline(request, method)
         call = Call(
-            request.method, deadline, dict(reversed(request.metadata)), request.authority, self._peer, self._connection_id
+            request.method, deadline, dict(reversed(request.metadata)), request.authority, self.peer, self._connection_id
         )
         running = RunningCall(self, self.connection.add_stream(request.stream_id), call, trio.CancelScope(deadline=deadline))
         self.calls[request.stream_id] = running
