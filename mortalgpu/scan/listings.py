@@ -4,6 +4,9 @@ The driver keeps a listing for as long as anybody holds the memory, also after i
 open device). The kernel hands the number out again meanwhile, and the memory of the dead would be put down to the innocent.
 So a listing belongs to the process that had the pid when the listing was first seen. Another process under that pid is
 believed only once the listing has vanished, or shows another figure, which the memory of the dead does not.
+
+What cannot be told: a number that changed hands, with the memory of the dead still listed, before the listing or its present
+figure was first seen. That takes the kernel going through all its numbers within one look, or while no daemon runs.
 """
 
 from collections.abc import Mapping
