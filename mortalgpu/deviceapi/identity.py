@@ -16,6 +16,8 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Protocol
 
+import trio
+
 from mortalgpu.deviceapi import tokens
 from mortalgpu.deviceapi.keys import Secrets
 from mortalgpu.deviceapi.succession import Succession
@@ -25,6 +27,7 @@ from mortalgpu.host.base import ProcessTable
 from mortalgpu.model.pod import ContainerRef
 
 ROOT = 0
+ASKING_AT_ONCE = 2
 
 
 class Door(Enum):
@@ -71,6 +74,8 @@ class Identity:
         self._succession = succession
         self._processes = processes
         self._now = now
+        # The process table has a bounded number of hands, and the enforcer needs them: callers may not keep them all.
+        self._asking = trio.CapacityLimiter(ASKING_AT_ONCE)
 
     async def identify(self, peer: Peer, authorization: str | bytes | None) -> Caller:
         """Return who calls, from the peer and the call's `authorization` metadata.
@@ -115,7 +120,8 @@ class Identity:
 
     async def _container_of(self, pid: int, pidfd: int) -> ContainerRef | None:
         """Return the container of the process that connected; None when it runs in none that can be told for certain."""
-        handle = await self._processes.open(pid)
+        async with self._asking:
+            handle = await self._processes.open(pid)
         if handle is None:
             raise Unauthenticated("the process that connected has ended")
         with handle:

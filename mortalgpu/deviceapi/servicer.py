@@ -33,6 +33,8 @@ LONGEST_SILENCE_SECONDS = 1.0
 """A stream sends at least so often."""
 SHORTEST_GAP_SECONDS = 0.1
 """And no oftener, however fast the facts change."""
+ASK_AGAIN_SECONDS = 2.0
+"""How long a stream may go on after its caller has lost the right to it, if its container lives."""
 NEXT_SCAN_SECONDS = 2.0
 """How long a container that no scan has seen yet is waited for."""
 GONE_WITHIN_SECONDS = 3.0
@@ -112,16 +114,19 @@ class Servicer:
             caller = await self._caller(call)
             await self._sight(caller, request.pod_id)
             async with self._backing.streams.place(caller):
-                await self._push(request.pod_id, call, send)
+                await self._push(caller, request.pod_id, call, send)
         except AccessError as error:
             self._backing.refusals.note(call.method, call.peer.address, error)
             raise
 
-    async def _push(self, pod_id: str, call: Call, send: Send) -> None:
-        """Send snapshots for ever. Who calls is asked again each time: tokens expire, and containers end."""
+    async def _push(self, caller: Caller, pod_id: str, call: Call, send: Send) -> None:
+        """Send snapshots for ever. Who calls is asked again now and then: tokens expire, and processes move."""
+        asked_at = trio.current_time()
         while True:
+            if trio.current_time() - asked_at >= ASK_AGAIN_SECONDS:
+                caller, asked_at = await self._caller(call), trio.current_time()
             versions, facts = self._board.versions, self._board.facts
-            sight = views.sight(await self._caller(call), facts.usage, pod_id)
+            sight = views.sight(caller, facts.usage, pod_id)
             # Both responses are the same on the wire; the stream's own would be a copy for each caller.
             await send(facts.response(sight))
             await trio.sleep(SHORTEST_GAP_SECONDS)
