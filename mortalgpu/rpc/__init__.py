@@ -3,7 +3,7 @@
 Serving (`server`, `listener`, `status`):
 
     from mortalgpu.rpc.listener import UnixListener
-    from mortalgpu.rpc.server import Call, Limits, Send, Server, Service, streaming, unary
+    from mortalgpu.rpc.server import KUBELET_LIMITS, Call, Send, Server, Service, streaming, unary
 
     async def allocate(request: AllocateRequest, call: Call) -> AllocateResponse: ...
 
@@ -15,7 +15,7 @@ Serving (`server`, `listener`, `status`):
         "Allocate": unary(AllocateRequest, allocate),
         "ListAndWatch": streaming(Empty, list_and_watch),
     })
-    server = Server([plugin], Limits(max_message_bytes=16 * 2**20, unary_seconds=5, idle_seconds=None, stall_seconds=None))
+    server = Server([plugin], KUBELET_LIMITS)       # or Limits(...): sizes, counts and times, strict by default
     listener = await UnixListener.bind("/run/x.sock", mode=0o600)
     await nursery.start(server.serve, [listener])   # ends by cancellation; the socket file goes with it
 
