@@ -9,6 +9,7 @@ Rules:
 How the tree is read from a file, the environment and flags is `configfile`.
 """
 
+import re
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -17,16 +18,16 @@ from msgspec import Meta, field
 from mortalgpu.errors import ConfigError
 
 Count = Annotated[int, Meta(ge=0)]
-Positive = Annotated[float, Meta(gt=0)]
-Seconds = Annotated[float, Meta(ge=0)]
-_PATH_PATTERN = "^/"
+Positive = Annotated[float, Meta(gt=0, le=1e9)]
+Seconds = Annotated[float, Meta(ge=0, le=1e9)]
+_PATH_PATTERN = "^/[^\\x00-\\x1f]*$"
 _ADDRESS_PATTERN = r"^(\[[0-9A-Fa-f:.]*\]|[^:\[\]]*):[0-9]{1,5}$"
 AbsolutePath = Annotated[str, Meta(pattern=_PATH_PATTERN)]
 Address = Annotated[str, Meta(pattern=_ADDRESS_PATTERN)]
 
 PATTERN_HINTS = {
     _ADDRESS_PATTERN: "is no address; write host:port, with an IPv6 host in brackets",
-    _PATH_PATTERN: "is no absolute path; begin it with /",
+    _PATH_PATTERN: "is no absolute path; begin it with /, on one line",
 }
 """What to say instead of the pattern when a value does not match it."""
 
@@ -124,6 +125,10 @@ class GrpcSecurity(Section, frozen=True):
     device_token_file: str = ""
     container_token: str = ""
     container_token_file: str = ""
+
+    def __repr__(self) -> str:
+        """Name what is set, never its value: a repr ends up in a log sooner or later."""
+        return f"GrpcSecurity({', '.join(f'{name}=...' for name in self.__struct_fields__ if getattr(self, name))})"
 
 
 class DeviceManager(Section, frozen=True):
@@ -260,7 +265,7 @@ def _check_paths(config: Config) -> None:
         "config.kubernetes.tokenFile": config.kubernetes.token_file,
     }
     for name, path in optional.items():
-        if path and not path.startswith("/"):
+        if path and not re.match(_PATH_PATTERN, path):
             raise ConfigError(name, f"{path!r} is no absolute path; begin it with /, or leave it empty")
     seen: dict[str, int] = {}
     for number, mount in enumerate(config.plugin_mounts):

@@ -15,7 +15,7 @@ import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 import yaml
@@ -37,7 +37,18 @@ _PATH_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]")
 _AT = re.compile(r"^(?P<problem>.*?)(?: - at `\$(?P<path>.*)`)?$", re.DOTALL)
 _UNKNOWN = re.compile(r"^Object contains unknown field `(?P<name>.*)`$", re.DOTALL)
 _MISSING = re.compile(r"^Object missing required field `(?P<name>.*)`$")
-_SECRETS = ("jwtSecret", "deviceToken", "containerToken", "previousJwtSecret")
+_SECRETS = "grpcSecurity"
+"""The section of which no value is ever shown."""
+_MAX_FILE_BYTES = 2**20
+_MAX_NODES = 20_000
+"""Of a tree with its aliases written out, so that a few lines cannot unfold into gigabytes."""
+_MAX_DEPTH = 50
+_YAML_TROUBLE = (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError, TypeError)
+"""What PyYAML raises for a text that is not what a tag in it says (`!!int ""`), besides its own errors."""
+
+
+_MERGE = "tag:yaml.org,2002:merge"
+"""Of the key `<<`, which may be overridden by what stands beside it."""
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -47,8 +58,10 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         """Build a mapping; raises yaml.MarkedYAMLError for a repeated key."""
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, (list, dict)) or key in seen:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a key must be a plain word", problem_mark=key_node.start_mark)
+            key = None if key_node.tag == _MERGE else self.construct_object(key_node, deep=True)
+            if key_node.tag != _MERGE and key in seen:
                 raise yaml.MarkedYAMLError(problem=f"the key {key!r} is written twice", problem_mark=key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
@@ -60,7 +73,7 @@ def load(path: str, environ: Mapping[str, str], overrides: Sequence[str] = ()) -
     `overrides` are `key.path=value` texts from flags. Reads one file; blocks. Raises ConfigError.
     """
     tree = _read(path) if path else {}
-    for name, value in environ.items():
+    for name, value in sorted(environ.items()):
         _apply_variable(tree, name, value)
     for override in overrides:
         _apply_flag(tree, override)
@@ -79,21 +92,47 @@ def convert(tree: Tree) -> Config:
 
 def _read(path: str) -> Tree:
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        tree = yaml.load(_text_of(path), Loader=_UniqueKeyLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigError(path, f"is no valid YAML{where}: {_without_names(error.problem or error.context or '')}") from None
+    except _YAML_TROUBLE as error:
+        problem = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(path, f"is no valid YAML: {problem}") from None
+    _refuse_bombs(path, tree)
+    return _config_of(path, {} if tree is None else tree)
+
+
+def _text_of(path: str) -> str:
+    try:
+        with Path(path).open("rb") as file:
+            text = file.read(_MAX_FILE_BYTES + 1)
+        if len(text) > _MAX_FILE_BYTES:
+            raise ConfigError(path, f"is longer than {_MAX_FILE_BYTES} bytes; give --config the configuration alone")
+        return text.decode()
     except OSError as error:
         raise ConfigError(path, f"cannot be read: {error.strerror}; give --config a readable file") from None
     except UnicodeDecodeError as error:
         raise ConfigError(path, f"is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
-    try:
-        tree = yaml.load(text, Loader=_UniqueKeyLoader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ConfigError(path, f"is no valid YAML{where}: {error.problem or error.context}") from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        problem = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(path, f"is no valid YAML: {problem}") from None
-    return _config_of(path, {} if tree is None else tree)
+
+
+def _without_names(problem: str) -> str:
+    """Leave out the alias or tag that PyYAML quotes: an unquoted secret that begins with `*` or `!` is taken for one."""
+    return re.sub(r" (alias|tag|anchor) ['\"].*", r" \1; quote a value that begins with & * or !", problem, flags=re.DOTALL)
+
+
+def _refuse_bombs(source: str, tree: object) -> None:
+    """Refuse a tree that contains itself, or is too large to walk. Looks at no more than _MAX_NODES nodes."""
+    waiting = [(tree, 0)]
+    for seen in itertools.count():
+        if not waiting:
+            return
+        node, depth = waiting.pop()
+        if seen > _MAX_NODES or depth > _MAX_DEPTH:
+            raise ConfigError(source, f"has over {_MAX_NODES} entries or {_MAX_DEPTH} levels; write it without aliases")
+        below = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+        waiting.extend((entry, depth + 1) for entry in below)
 
 
 def _config_of(path: str, tree: object) -> Tree:
@@ -139,8 +178,10 @@ def _step(kind: Any, rest: str) -> Iterator[tuple[str | int, Any, str]]:
             squeezed = info.encode_name.upper()
             if rest.startswith(squeezed):
                 yield info.encode_name, info.type, rest[len(squeezed) :]
-    elif get_origin(kind) is tuple and (number := re.match(r"\d+", rest)):
+    elif get_origin(kind) is tuple and (number := re.match(r"\d{1,4}", rest)):
         yield int(number.group()), get_args(kind)[0], rest[number.end() :]
+    elif get_origin(kind) is dict and rest.isalnum():
+        yield rest.lower(), get_args(kind)[1], ""
 
 
 def _find(kind: Any, rest: str) -> tuple[str | int, ...] | None:
@@ -158,7 +199,7 @@ def _apply_variable(tree: Tree, name: str, value: str) -> None:
         return
     path = _find(Config, name.removeprefix("MORTALGPU_").replace("_", "").upper())
     if path:
-        _put(tree, path, _scalar(value, name), name)
+        _put(tree, path, _value(value, path, name), name)
 
 
 def _apply_flag(tree: Tree, override: str) -> None:
@@ -166,15 +207,21 @@ def _apply_flag(tree: Tree, override: str) -> None:
     squeezed = re.sub(r"[.\[\]]", "", key.removeprefix("config.")).upper()
     path = _find(Config, squeezed) if equals else None
     if not path:
-        raise ConfigError(f"--set {override}", "names no key; write key.path=value, e.g. log.verbose=true")
-    _put(tree, path, _scalar(value, f"--set {key}"), f"--set {key}")
+        raise ConfigError(f"--set {key}", "names no key; write key.path=value, e.g. log.verbose=true")
+    _put(tree, path, _value(value, path, f"--set {key}"), f"--set {key}")
 
 
-def _scalar(text: str, source: str) -> object:
+def _value(text: str, path: tuple[str | int, ...], source: str) -> object:
+    """Read a value as YAML. A key that wants text takes it as it is: a secret may look like a number, or like YAML."""
+    if _wants_text(path):
+        return text
     try:
-        return yaml.load(text, Loader=_UniqueKeyLoader)
-    except yaml.YAMLError:
+        value = yaml.load(text, Loader=_UniqueKeyLoader)
+    except _YAML_TROUBLE:
         raise ConfigError(source, "its value is no valid YAML; quote it") from None
+    _refuse_bombs(source, value)
+    _refuse_odd_keys(source, value)
+    return value
 
 
 def _put(tree: Tree, path: tuple[str | int, ...], value: object, source: str) -> None:
@@ -187,7 +234,7 @@ def _put(tree: Tree, path: tuple[str | int, ...], value: object, source: str) ->
     if isinstance(last, int) and isinstance(place, list) and last == len(place):
         place.append(value)
     elif _fits(place, last):
-        place[last] = _as_text_if_key_is(value, path)
+        place[last] = value
     else:
         raise ConfigError(source, f"cannot be set: there is no place for {last!r} in what the file says above it")
 
@@ -208,17 +255,15 @@ def _fits(place: object, step: str | int) -> bool:
     return isinstance(place, dict)
 
 
-def _as_text_if_key_is(value: object, path: tuple[str | int, ...]) -> object:
-    """A variable has no quotes of its own: where the key wants text, a number or a boolean is taken as the text it is."""
+def _wants_text(path: tuple[str | int, ...]) -> bool:
     kind: Any = Config
     for step in path:
         struct = _struct_of(kind)
         if struct is not None:
             kind = next(info.type for info in msgspec.structs.fields(struct) if info.encode_name == step)
-        elif get_origin(kind) is tuple:
-            kind = get_args(kind)[0]
-    wants_text = kind is str or (get_args(kind) and get_args(kind)[0] is str)
-    return str(value) if wants_text and isinstance(value, (int, float)) else ("" if wants_text and value is None else value)
+        else:
+            kind = get_args(kind)[-1 if get_origin(kind) is dict else 0]
+    return kind is str or get_origin(kind) is Literal or (get_origin(kind) is Annotated and get_args(kind)[0] is str)
 
 
 # Explaining what msgspec found.
@@ -282,7 +327,7 @@ def _names_at(path: str) -> list[str]:
 
 
 def _shown(path: str, tree: Tree) -> str:
-    if any(secret in path for secret in _SECRETS):
+    if _SECRETS in path:
         return ""
     value: Any = tree
     try:

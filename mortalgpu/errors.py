@@ -17,11 +17,12 @@ class ConfigError(MortalGpuError):
     """The configuration cannot be used.
 
     `field` is the full path of the key (`config.deviceSharing[1].migid[0]`), `problem` says what is wrong with its value
-    and what would be right. The text is one line.
+    and what would be right. The text is one line: control characters in it are shown escaped.
     """
 
     def __init__(self, field: str, problem: str) -> None:
-        super().__init__(f"{field}: {problem}")
+        text = f"{field}: {problem}"
+        super().__init__("".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text))
         self.field = field
         self.problem = problem
 
