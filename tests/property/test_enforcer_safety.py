@@ -143,7 +143,7 @@ class Story:
     def reuse(self, which: int, pod_number: int, lingering: bool) -> None:
         """A process ends and another gets its number, while the driver may still list the dead one's memory.
 
-        Memory that no scan has seen is not listed on: listings.py says why that cannot be told.
+        Memory that no scan has seen is not listed on: listings.py says what cannot be told.
         """
         process, heir = self.pick_process(which), self.pick_pod(pod_number) if pod_number >= 0 else None
         if process is not None:
@@ -167,6 +167,11 @@ class Story:
             self.node.driver.fail("processes", DriverError("Unknown Error"))
         elif state == "hangs":
             self.node.driver.hang("processes")
+
+    def restarted(self) -> None:
+        """A new daemon knows nothing of the old one's scans."""
+        self.seen = set()
+        self.node.drained()
 
     def heal(self) -> None:
         """Everybody answers again."""
@@ -285,7 +290,7 @@ async def live_through(story: Story, happenings: list[tuple[str, tuple[object, .
         for name, arguments in happenings:
             if name == "restart":
                 daemon.cancel()
-                story.seen = set()
+                story.restarted()
                 daemon = await start_daemon(nursery, story.node)
             elif name == "wait":
                 await pass_time(story, float(str(arguments[0])))

@@ -138,6 +138,11 @@ class Node:
             del self._leaving[listing], self._held[listing]
             self._show_device(listing[0])
 
+    def drained(self) -> None:
+        """Let the driver forget every process that has ended."""
+        self._leaving = dict.fromkeys(self._leaving, trio.current_time())
+        self.freed()
+
     def _free(self, process: HostProcess) -> None:
         for listing in [listing for listing in self._held if listing[1] == process.pid]:
             self._leaving[listing] = trio.current_time() + self.lingering
