@@ -27,6 +27,7 @@ from mortalgpu.deviceplugin.plugins import Plugins
 from mortalgpu.deviceplugin.server import Plugin
 from mortalgpu.deviceplugin.servicer import OPTIONS, Offer
 from mortalgpu.driver.base import GpuDriver, OpenDriver
+from mortalgpu.driver.lasting import keep_open
 from mortalgpu.driver.nvml import NvmlSettings, nvml_driver
 from mortalgpu.enforcer import service as enforcer
 from mortalgpu.errors import HostError
@@ -34,6 +35,7 @@ from mortalgpu.host.base import ProcessTable, ServiceManager, WallClock
 from mortalgpu.host.clock import MachineClock
 from mortalgpu.host.systemd import service_manager
 from mortalgpu.host.table import ProcfsTable
+from mortalgpu.host.vantage import blind_spots
 from mortalgpu.isolation.base import EditSettings, Isolation
 from mortalgpu.isolation.devicenodes import device_nodes
 from mortalgpu.isolation.none import NoIsolation
@@ -102,6 +104,8 @@ async def real_ports(config: Config, resources: tuple[str, ...]) -> AsyncIterato
 async def run(config: Config) -> None:
     """Run the daemon on this machine until a signal. Raises ConfigError, DriverError or HostError when it cannot."""
     _check_directory(config.kubelet.device_plugin_dir)
+    for problem in blind_spots():
+        log.warning("not everything can be seen from here", extra={"reason": problem})
     async with trio.open_nursery() as outer:
         stopping = trio.CancelScope()
         stopped = await outer.start(_stop_on_signal, outer.cancel_scope, stopping)
@@ -121,8 +125,8 @@ async def services(config: Config, ports: Ports, facts: Facts) -> AsyncIterator[
     Raises DriverError when the driver cannot be opened, ConfigError when its devices cannot be shared as configured.
     """
     async with AsyncExitStack() as stack:
-        driver = await stack.enter_async_context(ports.open_driver())
         nursery = await stack.enter_async_context(trio.open_nursery())
+        driver = await nursery.start(keep_open, ports.open_driver)
         holdings = _holdings(config, ports)
         discovery = Discovery(driver, holdings.held, facts.inventory, wiring.discovery_settings(config), ports.clock)
         await nursery.start(discovery.serve)
