@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from mortalgpu.arguments import parser
 
     chosen = parser().parse_args(words)
-    faces = {"run": _run, "discover": _discover, "check-config": _check_config, "demo": _demo}
+    faces = {"run": _run, "discover": _discover, "check-config": _check_config, "token": _token, "demo": _demo}
     sys.exit(_guarded(faces[chosen.command], chosen))
 
 
@@ -66,6 +66,19 @@ def _check_config(chosen: "argparse.Namespace") -> int:
     config = configfile.load(chosen.file, {}, chosen.set)
     rules = wiring.share_rules(config)
     print(f"{chosen.file}: good; resources: {', '.join(dict.fromkeys(rule.resource for rule in rules))}")
+    return 0
+
+
+def _token(chosen: "argparse.Namespace") -> int:
+    from mortalgpu import wiring
+    from mortalgpu.deviceapi.keys import Keys
+    from mortalgpu.deviceapi.mint import mint_for_operator
+
+    keys = Keys(wiring.key_settings(_configuration(chosen)))
+    minted = mint_for_operator(
+        keys, chosen.level, email=chosen.email, meta_devices=chosen.meta_device, lifetime_seconds=chosen.lifetime
+    )
+    print(minted)
     return 0
 
 

@@ -22,6 +22,13 @@ def parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check-config", help="check a configuration file and say what is wrong with it")
     check.add_argument("file", help="the file, or a chart's values file")
     check.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, as in log.verbose=true")
+    token = commands.add_parser("token", help="mint a token for the device API, with this node's key")
+    _add_configuration(token)
+    token.add_argument("--state-dir", metavar="DIR", help="where the daemon keeps its small files (stateDir)")
+    token.add_argument("--level", required=True, help="l0 (sees the node) or l1 (one container)")
+    token.add_argument("--meta-device", action="append", default=[], metavar="ID", help="l1: an id that its container holds")
+    token.add_argument("--email", default="", help="whom the token is for")
+    token.add_argument("--lifetime", type=float, default=None, metavar="SECONDS", help="how long it is good; none: for ever")
     demo = commands.add_parser("demo", help="show a simulated node at work, without any GPU or kubelet")
     demo.add_argument(
         "--for", dest="seconds", type=_seconds, default=None, metavar="SECONDS", help="end by itself after so long"

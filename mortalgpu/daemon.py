@@ -23,6 +23,10 @@ import trio
 from mortalgpu import wiring
 from mortalgpu.cluster.base import NO_PODS, Cluster, PodsView
 from mortalgpu.config import Config
+from mortalgpu.deviceapi.keys import Keys
+from mortalgpu.deviceapi.mint import Mint
+from mortalgpu.deviceapi.server import DeviceApi, DeviceApiFacts
+from mortalgpu.deviceapi.succession import Succession
 from mortalgpu.deviceplugin.plugins import Plugins
 from mortalgpu.deviceplugin.server import Plugin
 from mortalgpu.deviceplugin.servicer import OPTIONS, Offer
@@ -36,7 +40,7 @@ from mortalgpu.host.clock import MachineClock
 from mortalgpu.host.systemd import service_manager
 from mortalgpu.host.table import ProcfsTable
 from mortalgpu.host.vantage import blind_spots
-from mortalgpu.isolation.base import EditSettings, Isolation
+from mortalgpu.isolation.base import EditSettings, Isolation, no_token
 from mortalgpu.isolation.devicenodes import device_nodes
 from mortalgpu.isolation.none import NoIsolation
 from mortalgpu.kubelet.base import Assignments, Registrar
@@ -135,7 +139,12 @@ async def services(config: Config, ports: Ports, facts: Facts) -> AsyncIterator[
         await nursery.start(_scanner(config, ports, facts, driver))
         if config.memory_enforcer:
             await nursery.start(_enforcer(config, ports, facts, driver))
-        await nursery.start(Plugins(facts.inventory, _plugin_maker(config, ports, facts, holdings)).serve)
+        keys, succession = Keys(wiring.key_settings(config)), Succession()
+        if config.device_api.enabled:
+            await nursery.start(_device_api(config, ports, facts, driver, keys, succession))
+        await nursery.start(
+            Plugins(facts.inventory, _plugin_maker(config, ports, facts, holdings, Mint(keys, succession))).serve
+        )
         await ports.manager.ready(f"sharing {', '.join(facts.inventory.value.resources) or 'nothing'}")
         try:
             yield
@@ -164,16 +173,27 @@ def _enforcer(config: Config, ports: Ports, facts: Facts, driver: GpuDriver) -> 
     return partial(enforcer.serve, hands, facts.usage, facts.pods, facts.enforcement, settings)
 
 
-def _isolation(config: Config) -> Isolation:
-    mounts = wiring.configured_mounts(config)
+def _device_api(config: Config, ports: Ports, facts: Facts, driver: GpuDriver, keys: Keys, succession: Succession) -> Service:
+    cells = DeviceApiFacts(facts.inventory, facts.usage, facts.enforcement, ports.processes, driver.info)
+    api = DeviceApi(wiring.device_api_settings(config), cells, keys, succession)
+    return restartable("device API", api.serve, Budget())
+
+
+def _isolation(config: Config, mint: Mint) -> Isolation:
+    mounts = (*wiring.configured_mounts(config), *wiring.socket_mounts(config))
     return NoIsolation(
-        EditSettings(mounts=lambda: mounts, device_nodes=device_nodes if config.device_specs else lambda _device: ())
+        EditSettings(
+            mgctl_address=wiring.mgctl_address(config),
+            mint_token=mint.mint_container_token if config.device_api.enabled else no_token,
+            mounts=lambda: mounts,
+            device_nodes=device_nodes if config.device_specs else lambda _device: (),
+        )
     )
 
 
-def _plugin_maker(config: Config, ports: Ports, facts: Facts, holdings: Holdings) -> Callable[[str], Plugin]:
+def _plugin_maker(config: Config, ports: Ports, facts: Facts, holdings: Holdings, mint: Mint) -> Callable[[str], Plugin]:
     allocator = wiring.allocator(config)
-    isolation = _isolation(config)
+    isolation = _isolation(config, mint)
     directory = Path(config.kubelet.device_plugin_dir)
 
     def make(resource: str) -> Plugin:

@@ -96,7 +96,7 @@ def _config(root: Path) -> Config:
             "deviceSharing": SHARING,
             "stateDir": str(root / "state"),
             "kubelet": {"devicePluginDir": str(root / "device-plugins")},
-            "podSource": "cri",
+            "deviceApi": {"address": ":0"},
         }
     )
 

@@ -9,6 +9,7 @@ from mortalgpu import wiring
 from mortalgpu.config import Config
 from mortalgpu.driver.base import OpenDriver
 from mortalgpu.driver.nvml import NvmlSettings, nvml_driver
+from mortalgpu.errors import DriverTimeout
 from mortalgpu.model.device import Device, DriverInfo
 from mortalgpu.model.share import Inventory, SharedDevice
 from mortalgpu.sharing.partition import share
@@ -31,9 +32,12 @@ async def find(config: Config, open_driver: OpenDriver | None = None) -> Finding
     """Ask the driver once. Raises DriverError when there is none, ConfigError when its devices cannot be shared so."""
     rules = wiring.share_rules(config)
     opener = open_driver or nvml_driver(NvmlSettings(config.driver.library, call_seconds=config.driver.call_timeout_seconds))
-    with trio.fail_after(OPEN_SECONDS):
-        async with opener() as driver:
-            info, devices = await driver.info(), await driver.devices()
+    try:
+        with trio.fail_after(OPEN_SECONDS):
+            async with opener() as driver:
+                info, devices = await driver.info(), await driver.devices()
+    except trio.TooSlowError:
+        raise DriverTimeout(f"the driver did not tell its devices within {OPEN_SECONDS:.0f} s") from None
     return Findings(info, share(devices, rules), rules)
 
 

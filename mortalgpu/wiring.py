@@ -13,6 +13,8 @@ from mortalgpu.cluster.auto import AutoCluster
 from mortalgpu.cluster.base import Cluster
 from mortalgpu.cluster.cri import USUAL_SOCKETS, CriCluster
 from mortalgpu.config import Config
+from mortalgpu.deviceapi.keys import KeySettings, SecretSource
+from mortalgpu.deviceapi.server import ADMIN_SOCKET_NAME, SOCKET_NAME, DeviceApiSettings
 from mortalgpu.enforcer.service import EnforcerSettings
 from mortalgpu.errors import ConfigError, HostError
 from mortalgpu.model.grant import Mount
@@ -27,6 +29,9 @@ from mortalgpu.statefile import read_state
 from mortalgpu.units import from_mib
 
 LAYOUT_FILE = "layout.json"
+SOCKET_DIRECTORY = "socket"
+"""Below the state directory: what containers may see of it."""
+CONTAINER_SOCKET_DIRECTORY = "/run/mortalgpu"
 
 
 def share_rules(config: Config) -> tuple[ShareRule, ...]:
@@ -82,6 +87,58 @@ def resources_of_ours(settings: DiscoverySettings) -> tuple[str, ...]:
     remembered = load_layout(text).entries if text else {}
     names = [*(rule.resource for rule in settings.rules), *(entry.resource for entry in remembered.values())]
     return tuple(dict.fromkeys(names))
+
+
+def key_settings(config: Config) -> KeySettings:
+    """Return where the device API's secrets come from."""
+    given = config.grpc_security
+    return KeySettings(
+        state_directory=config.state_path,
+        jwt_secret=SecretSource("config.grpcSecurity.jwtSecret", given.jwt_secret, given.jwt_secret_file),
+        previous_jwt_secret=SecretSource(
+            "config.grpcSecurity.previousJwtSecret", given.previous_jwt_secret, given.previous_jwt_secret_file
+        ),
+        device_token=SecretSource("config.grpcSecurity.deviceToken", given.device_token, given.device_token_file),
+        container_token=SecretSource("config.grpcSecurity.containerToken", given.container_token, given.container_token_file),
+    )
+
+
+def device_api_settings(config: Config) -> DeviceApiSettings:
+    """Return where the device API listens: the network, the socket for containers, and the one for root of this node."""
+    host, _, port = config.device_api.address.rpartition(":")
+    state = Path(config.state_path)
+    return DeviceApiSettings(
+        node=node_name(config),
+        host=host.strip("[]"),
+        port=int(port),
+        container_socket=state / SOCKET_DIRECTORY / SOCKET_NAME if _has_socket_mount(config) else None,
+        admin_socket=state / ADMIN_SOCKET_NAME,
+        cert_file=config.device_api.tls.cert_file,
+        key_file=config.device_api.tls.key_file,
+        kill_grace_seconds=config.enforcer.grace_seconds,
+    )
+
+
+def mgctl_address(config: Config) -> str:
+    """Return what containers get as MG_CTL_ADDR; empty when there is no API."""
+    if not config.device_api.enabled:
+        return ""
+    if config.device_api.advertise:
+        return config.device_api.advertise
+    if _has_socket_mount(config):
+        return f"unix://{CONTAINER_SOCKET_DIRECTORY}/{SOCKET_NAME}"
+    return f"{os.environ.get('NODE_IP') or node_name(config)}:{config.device_api.address.rpartition(':')[2]}"
+
+
+def socket_mounts(config: Config) -> tuple[Mount, ...]:
+    """Return the mount of the device API's socket directory; of the directory, so that a new socket is seen inside."""
+    if not _has_socket_mount(config):
+        return ()
+    return (Mount(str(Path(config.state_path) / SOCKET_DIRECTORY), CONTAINER_SOCKET_DIRECTORY),)
+
+
+def _has_socket_mount(config: Config) -> bool:
+    return config.device_api.enabled and config.device_api.socket_mount and config.mgctl.host_mount.enabled
 
 
 def configured_mounts(config: Config) -> tuple[Mount, ...]:

@@ -28,12 +28,17 @@ class Isolation(Protocol):
         ...
 
 
+def no_token(_meta_devices: Sequence[str]) -> str:
+    """Mint nothing."""
+    return ""
+
+
 @dataclass(frozen=True, slots=True)
 class EditSettings:
     """What every container gets besides its limit."""
 
     mgctl_address: str = ""
-    mint_token: Callable[[Sequence[str]], str] = lambda _ids: ""
+    mint_token: Callable[[Sequence[str]], str] = no_token
     """Makes the container's own token from the meta-device ids of its grant; an empty one is left out."""
     mounts: Callable[[], tuple[Mount, ...]] = lambda: ()
     """mgctl's mounts and the configured ones, as they stand now."""
