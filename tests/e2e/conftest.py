@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import build
+from tests.e2e.daemon import EXAMPLE_COUNTS, Daemon, program
 from tests.e2e.device_manager import DeviceManager
+from tests.e2e.node import Node
+from tests.e2e.waiting import until
 
 
 @pytest.fixture
@@ -31,3 +34,39 @@ def device_manager(request: pytest.FixtureRequest, short_path: Path) -> Iterator
     manager.start()
     yield manager
     manager.stop()
+
+
+@pytest.fixture
+def daemon(device_manager: DeviceManager) -> Iterator[Daemon]:
+    """The daemon on the worked example's devices, registered with the device manager."""
+    _need_daemon()
+    with Daemon(device_manager.directory / "daemon", device_manager.socket_dir) as daemon:
+        device_manager.wait_allocatable(EXAMPLE_COUNTS, 10)
+        yield daemon
+
+
+@pytest.fixture
+def node() -> Iterator[Node]:
+    """A started node: containerd and kubelet, without pods."""
+    try:
+        build.locate_node()
+    except build.Missing as missing:
+        pytest.skip(str(missing))
+    with Node() as node:
+        yield node
+
+
+@pytest.fixture
+def node_daemon(node: Node) -> Iterator[Daemon]:
+    """The daemon on the worked example's devices, registered with the node's kubelet."""
+    _need_daemon()
+    with Daemon(node.folder / "daemon", node.socket_dir) as daemon:
+        until("the worked example's counts", node.allocatable, EXAMPLE_COUNTS.__eq__, seconds=10)
+        yield daemon
+
+
+def _need_daemon() -> None:
+    try:
+        program()
+    except build.Missing as missing:
+        pytest.skip(str(missing))

@@ -17,7 +17,7 @@ from tests.e2e.channel import Channel, ChannelError
 from tests.e2e.pods import Pod, spec_for_device_manager
 from tests.e2e.process import Process
 from tests.e2e.registrations import Event, Registrations
-from tests.e2e.waiting import eventually
+from tests.e2e.waiting import eventually, until
 
 T = TypeVar("T")
 ANSWER_SECONDS = 30
@@ -170,6 +170,10 @@ class DeviceManager:
         """Return what every container of every pod holds."""
         return self._ask(list[Holding], "holdings")
 
+    def drop(self, resource: str) -> None:
+        """Make kubelet end its connection to the resource's plugin, and so ListAndWatch, without any other sign."""
+        self._ask(str, "drop", resource=resource)
+
     def wipe_sockets(self) -> None:
         """Unlink every socket in the folder, kubelet's own too, while it runs."""
         for path in self.socket_dir.iterdir():
@@ -187,6 +191,15 @@ class DeviceManager:
             eventually(f"allocatable {dict(expected)}", right, seconds=seconds)
         except AssertionError as error:
             raise AssertionError(f"{error}; the node has {self.capacities()}") from None
+
+    def wait_registered(self, resource: str, made: int, seconds: float) -> None:
+        """Wait until the resource was registered `made` times in all; raises AssertionError."""
+        until(
+            f"{made} registrations of {resource}",
+            lambda: self.registrations.made.get(resource, 0),
+            made.__le__,
+            seconds=seconds,
+        )
 
     def _ask(self, kind: type[T], op: str, *, seconds: float = ANSWER_SECONDS, **arguments: object) -> T:
         if self._channel is None:

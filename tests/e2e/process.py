@@ -1,6 +1,5 @@
 """One child process with its output in a file, ended by its own handle only."""
 
-import os
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ class Process:
     def __init__(
         self,
         name: str,
-        argv: Sequence[str | os.PathLike[str]],
+        argv: Sequence[object],
         log: Path,
         *,
         env: Mapping[str, str] | None = None,
@@ -24,7 +23,7 @@ class Process:
         """Start it, appending its stdout (unless `stdin` is wanted, then a pipe too) and stderr to `log`. Raises OSError."""
         self.name = name
         self.log_path = log
-        watched = [shutil.which("setpriv") or "setpriv", "--pdeathsig", "KILL", "--", *(os.fspath(word) for word in argv)]
+        watched = [shutil.which("setpriv") or "setpriv", "--pdeathsig", "KILL", "--", *(str(word) for word in argv)]
         pipe = subprocess.PIPE if stdin else None
         with log.open("ab") as output:
             self.child = subprocess.Popen(

@@ -49,3 +49,8 @@ func newPodResourcesServer(providers podresources.PodResourcesProviders) podreso
 func podResourcesRateLimit() grpc.ServerOption {
 	return apisgrpc.WithRateLimiter("podresources", podresources.DefaultQPS, podresources.DefaultBurstTokens)
 }
+
+// dropPlugin makes kubelet end its connection to the resource's plugin, and nothing else.
+func dropPlugin(manager *devicemanager.ManagerImpl, resource string) {
+	manager.GetWatcherHandler().DeRegisterPlugin(resource)
+}

@@ -21,6 +21,8 @@ type Request struct {
 	Start StartArgs `json:"start"`
 	Pod   PodSpec   `json:"pod"`
 	UID   string    `json:"uid"`
+	// Resource is the one to act on, of "drop".
+	Resource string `json:"resource"`
 }
 
 // Output serialises the lines of all goroutines onto stdout.
@@ -83,6 +85,9 @@ func perform(node *Node, request Request) (any, error) {
 	switch request.Op {
 	case "delete":
 		return node.remove(request.UID)
+	case "drop":
+		dropPlugin(node.devices, request.Resource)
+		return request.Resource, nil
 	case "capacity":
 		return node.capacity(), nil
 	case "devices":
