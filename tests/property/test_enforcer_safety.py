@@ -240,7 +240,11 @@ class Story:
             self.wrong.append(f"{process} was signalled although {truth} is within its limits: {used}")
 
     def left_over(self) -> list[Truth]:
-        """Pods that are over although nobody in them was signalled who has not died yet, or whom the kernel protects."""
+        """Pods that are over although nobody in them was signalled who has not died yet, or whom the kernel protects.
+
+        Without those that nobody can tell from a dying pod of the same name.
+        """
+        dying = {found.name for found in self.pods.values() if found.deleted and self.processes_of(found)}
         signalled = {signal.process for signal in self.node.host.signals}
         protected = {found.container_id for found in self.node.enforcement.value.history if found.outcome == "not_permitted"}
         return [
@@ -249,8 +253,13 @@ class Story:
             if not truth.deleted
             and self.is_over(truth)
             and truth.ref.container_id not in protected
-            and not any(process in signalled for process in self.node.host.processes() if process.container == truth.ref)
+            and truth.name not in dying
+            and not any(process in signalled for process in self.processes_of(truth))
         ]
+
+    def processes_of(self, truth: Truth) -> list[HostProcess]:
+        """The living processes of a pod."""
+        return [process for process in self.node.host.processes() if process.container == truth.ref]
 
 
 def as_pod(truth: Truth) -> Pod:

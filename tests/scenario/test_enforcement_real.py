@@ -22,6 +22,7 @@ from mortalgpu.model.kill import NO_ENFORCEMENT, Enforcement
 from mortalgpu.model.pod import Assignment, Container, ContainerRef, Pod
 from mortalgpu.model.share import Inventory
 from mortalgpu.model.usage import NO_USAGE, Usage
+from mortalgpu.scan.rhythm import Tempo
 from mortalgpu.scan.scanner import Neighbours, ScanSettings
 from mortalgpu.scan.scanner import serve as serve_scanner
 from mortalgpu.units import MIB
@@ -32,6 +33,8 @@ from tests.unit.scan.node import RecordingCluster, ScriptedKubelet, names
 
 SLEEPER = ("sleep", "300")
 PATIENCE_SECONDS = 20.0
+OFTEN = ScanSettings(tempo=Tempo(period_seconds=0.3))
+"""Full scans come sooner than by default, so that waiting for one does not take long."""
 
 
 class Machine:
@@ -96,7 +99,7 @@ async def enforcing(machine: Machine, settings: EnforcerSettings | None = None) 
 
             async def scan(*, task_status: trio.TaskStatus[None]) -> None:
                 cells = (inventory, machine.pods, machine.usage)
-                await serve_scanner(neighbours, *cells, ScanSettings(), task_status=task_status)
+                await serve_scanner(neighbours, *cells, OFTEN, task_status=task_status)
 
             async def enforce(*, task_status: trio.TaskStatus[None]) -> None:
                 cells = (machine.usage, machine.pods, machine.enforcement)
