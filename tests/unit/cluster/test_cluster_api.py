@@ -228,20 +228,20 @@ async def test_a_list_that_fails_is_a_stale_view_with_the_cause_and_is_asked_aga
 
 
 @pytest.mark.parametrize(
-    "fault",
+    ("fault", "words"),
     [
-        say.hang,
-        say.slam,
-        say.stream_of(b"not json\n"),
-        say.stream_of(b'{"type":"ADDED","object":{"metadata":{"name":1}}}\n'),
-        say.stream_of(b'{"type":"INVENTED","object":{"metadata":{"name":"x"}}}\n'),
-        say.stream_of(b'{"type":"ADDED","object":{"metadata":{"na', then_end=False),
-        say.stream_of(),
-        say.refuse(403, "no watching"),
-        say.refuse(429, "slow down"),
+        (say.hang, "did not answer a watch"),
+        (say.slam, "no answer"),
+        (say.stream_of(b"not json\n"), "cannot be read"),
+        (say.stream_of(b'{"type":"ADDED","object":{"metadata":{"name":1}}}\n'), "cannot be read"),
+        (say.stream_of(b'{"type":"INVENTED","object":{"metadata":{"name":"x"}}}\n'), "INVENTED"),
+        (say.stream_of(b'{"type":"ADDED","object":{"metadata":{"na', then_end=False), "incomplete chunked read"),
+        (say.stream_of(), "as soon as it had begun"),
+        (say.refuse(403, "no watching"), "no watching"),
+        (say.refuse(429, "slow down"), "slow down"),
     ],
 )
-async def test_a_watch_that_fails_keeps_the_last_known_pods_and_is_opened_again(fault: Answer) -> None:
+async def test_a_watch_that_fails_keeps_the_last_known_pods_and_is_opened_again(fault: Answer, words: str) -> None:
     async with open_peer() as peer:
         peer.put(pod_object("a"))
 
@@ -250,7 +250,7 @@ async def test_a_watch_that_fails_keeps_the_last_known_pods_and_is_opened_again(
 
         peer.next(listed_then_fault, fault)
         async with watched(ApiAccess(peer.url)) as seen:
-            view = await seen.unsynced()
+            view = await seen.unsynced(words)
             assert list(view.pods) == ["uid-of-a"]
             assert view.as_of > 0
             peer.put(pod_object("b"))
