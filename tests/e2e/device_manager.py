@@ -178,7 +178,7 @@ class DeviceManager:
         """Unlink every socket in the folder, kubelet's own too, while it runs."""
         for path in self.socket_dir.iterdir():
             if path.is_socket():
-                path.unlink()
+                path.unlink(missing_ok=True)
 
     def wait_allocatable(self, expected: Mapping[str, int], seconds: float) -> None:
         """Wait until exactly these counts are allocatable (and the capacity equals them); raises AssertionError."""

@@ -122,7 +122,7 @@ class Node:
         """Unlink every socket in the device-plugin folder."""
         for path in self.socket_dir.iterdir():
             if path.is_socket():
-                path.unlink()
+                path.unlink(missing_ok=True)
 
     def put(self, pod: Pod) -> None:
         """Write the pod's manifest, whole at once; kubelet sees it at once by inotify."""

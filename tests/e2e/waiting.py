@@ -29,3 +29,12 @@ def until(
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {seconds} s for {what}; last seen: {answer!r}")
         threading.Event().wait(every_seconds)
+
+
+def stays(what: str, probe: Callable[[], T], expected: T, *, seconds: float, every_seconds: float = POLL_SECONDS) -> None:
+    """Watch for `seconds` that the probe's answer stays what is expected; raises AssertionError at the first other answer."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        answer = probe()
+        assert answer == expected, f"{what} did not stay {expected!r} for {seconds} s; seen: {answer!r}"
+        threading.Event().wait(every_seconds)
