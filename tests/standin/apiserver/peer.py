@@ -53,6 +53,7 @@ class ApiPeer:
     """The only token accepted, or None for no check."""
     watching: int = 0
     _history: list[tuple[int, int, str, JsonObject]] = field(default_factory=list)
+    _snapshots: dict[str, tuple[int, list[JsonObject]]] = field(default_factory=dict)
     _serial: int = 0
     _script: deque[Answer] = field(default_factory=deque)
     _moved: trio.Event = field(default_factory=trio.Event)
@@ -84,10 +85,9 @@ class ApiPeer:
         self._moved = trio.Event()
 
     def compact(self) -> None:
-        """Forget all history: whoever resumes from before gets 410."""
+        """Disown all history: whoever resumes from before gets 410. Watches that stand go on."""
         self.oldest = self.version + 1
         self.version += 1
-        self._history.clear()
 
     def cut(self) -> None:
         """Break every connection in the middle of whatever it carries."""
@@ -137,14 +137,18 @@ class ApiPeer:
             await self._list(stream, request)
 
     async def _list(self, stream: trio.abc.Stream, request: Request) -> None:
+        """Answer from one snapshot, all pages of it, whatever happens between them."""
         node = request.query["fieldSelector"].removeprefix("spec.nodeName=")
-        mine = [pod for pod in self.pods.values() if pod["spec"]["nodeName"] == node]
-        start = int(request.query.get("continue", "0"))
-        end = start + min(self.page, int(request.query["limit"]))
-        metadata: dict[str, Any] = {"resourceVersion": str(self.version)}
-        if end < len(mine):
-            metadata["continue"] = str(end)
-        body = {"kind": "PodList", "apiVersion": "v1", "metadata": metadata, "items": mine[start:end]}
+        if "continue" in request.query:
+            version, rest = self._snapshots.pop(request.query["continue"])
+        else:
+            version, rest = self.version, [pod for pod in self.pods.values() if pod["spec"]["nodeName"] == node]
+        count = min(self.page, int(request.query["limit"]))
+        metadata: dict[str, Any] = {"resourceVersion": str(version)}
+        if count < len(rest):
+            metadata["continue"] = f"{version}-{len(rest) - count}"
+            self._snapshots[metadata["continue"]] = (version, rest[count:])
+        body = {"kind": "PodList", "apiVersion": "v1", "metadata": metadata, "items": rest[:count]}
         await send(stream, 200, json.dumps(body).encode())
 
     async def _watch(self, stream: trio.abc.Stream, request: Request) -> None:
