@@ -1,0 +1,36 @@
+"""`mgctl ping`: whether the daemon answers, how fast, and which version it is."""
+
+import trio
+
+from mortalgpu.mgctl import dump, screen
+from mortalgpu.mgctl.arguments import Options
+from mortalgpu.mgctl.client import Daemon, Failure, daemon, tell_skew
+from mortalgpu.mgctl.text import harmless
+from mortalgpu.rpc.pb.device.v1 import device_pb2 as pb
+
+DONE = 0
+
+
+async def ping(options: Options) -> int:
+    """Ping once and return the exit code. Raises Failure."""
+    async with daemon(options) as connected:
+        began = trio.current_time()
+        await connected.call("PingServer", pb.PingServerRequest(), pb.PingServerResponse)
+        took = round((trio.current_time() - began) * 1000, 1)
+        version = await _version(connected)
+        data = {"address": connected.address, "milliseconds": took, "server_version": version}
+    if options.output == "table":
+        tail = f"; its version is {harmless(version)}" if version else ""
+        screen.show([f"the daemon at {harmless(connected.address)} answered in {took:g} ms{tail}"])
+    else:
+        screen.show([dump.as_json(data, pretty=options.pretty) if options.output == "json" else dump.as_yaml(data)])
+    tell_skew(version)
+    return DONE
+
+
+async def _version(connected: Daemon) -> str:
+    """Return the daemon's version; empty for a caller that it tells nothing but that it lives."""
+    try:
+        return (await connected.call("GetDevices", pb.GetDevicesRequest(), pb.GetDevicesResponse)).server_version
+    except Failure:
+        return ""

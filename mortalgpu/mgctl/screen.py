@@ -1,0 +1,43 @@
+"""What standard output is: a terminal with a width and colours, or something else."""
+
+import os
+import sys
+
+from mortalgpu.mgctl.text import Paint
+
+
+def is_terminal() -> bool:
+    """Whether standard output is a terminal that can place its cursor."""
+    return sys.stdout.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
+
+
+def paint() -> Paint:
+    """Return colours if the terminal has them and the user has not declined them (no-color.org)."""
+    return Paint(is_terminal() and not os.environ.get("NO_COLOR"))
+
+
+def width() -> int:
+    """Return the terminal's columns; 0 when standard output is no terminal."""
+    return size()[0] if sys.stdout.isatty() else 0
+
+
+def size() -> tuple[int, int]:
+    """Return the terminal's columns and rows; 80 by 24 when it does not tell."""
+    try:
+        columns, rows = os.get_terminal_size(sys.stdout.fileno())
+    except OSError:
+        return 80, 24
+    return columns or 80, rows or 24
+
+
+def show(lines: list[str]) -> None:
+    """Write lines at once."""
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    sys.stdout.flush()
+
+
+def redraw(lines: list[str], rows: int, *, first: bool = False) -> None:
+    """Replace what the terminal shows by these lines, as far as they fit; without a flicker. The first time it is cleared."""
+    kept = lines if len(lines) < rows else [*lines[: rows - 2], f"… {len(lines) - rows + 2} more lines"]
+    sys.stdout.write(("\x1b[2J" if first else "") + "\x1b[H" + "".join(f"{line}\x1b[K\n" for line in kept) + "\x1b[J")
+    sys.stdout.flush()
