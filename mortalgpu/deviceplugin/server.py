@@ -30,13 +30,14 @@ from mortalgpu.rpc.server import Server
 log = logging.getLogger(__name__)
 
 _PREFIX = "mortalgpu"
+DRAIN_LOOK_SECONDS = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class Rhythm:
     """Times in seconds; tests shorten them."""
 
-    look_seconds: float = 0.1
+    look_seconds: float = 0.3
     """How often kubelet's socket and ours are looked at."""
     first_list_seconds: float = 15.0
     """How long kubelet may take to ask for the list after it accepted the registration (1.20 dials only then)."""
@@ -93,7 +94,7 @@ class Plugin:
         before = self._registrar.socket_identity()
         with trio.move_on_after(seconds):
             while self._registrar.socket_identity() == before:  # noqa: ASYNC110 - nobody signals a file
-                await trio.sleep(self._rhythm.look_seconds)
+                await trio.sleep(DRAIN_LOOK_SECONDS)
 
     async def _one_registration(self, task_status: trio.TaskStatus[None]) -> _Turn:
         kubelet = await self._registrar.wait_for_kubelet()
@@ -137,7 +138,7 @@ class _Registration:
         self._servicer.end_lists()
         with trio.move_on_after(self._rhythm.drain_seconds):
             while self.server.connections:  # noqa: ASYNC110 - rare, and bounded
-                await trio.sleep(self._rhythm.look_seconds / 5)
+                await trio.sleep(DRAIN_LOOK_SECONDS)
 
     async def _until_dropped(self, endpoint: str, task_status: trio.TaskStatus[None]) -> str:
         try:
