@@ -29,6 +29,7 @@ test *words:
 # Build what the end-to-end tests run: kubelet, the device manager, images (root; minutes the first time, then cached).
 e2e-build:
     python -m tests.e2e.build
+    python -m tests.e2e.apiserver.build
 
 # The end-to-end tests: a real kubelet, containerd, the device manager alone, a Kubernetes API.
 e2e *words: e2e-build
