@@ -9,6 +9,9 @@ from typing import Any
 
 from google.protobuf.message import Message
 
+_YAML_WORDS = frozenset(("null", "true", "false", "yes", "no", "on", "off", "y", "n"))
+"""What YAML takes for something else than text."""
+
 
 def as_data(message: Message) -> dict[str, Any]:
     """Return a message as plain dicts, lists and scalars."""
@@ -31,7 +34,7 @@ def as_json(data: Any, *, pretty: bool) -> str:
 
 
 def as_yaml(data: Any) -> str:
-    """Return YAML; strings are quoted as in JSON, which YAML reads alike."""
+    """Return YAML. Strings are quoted as in JSON, but for what lies beyond 16 bits: YAML knows no pairs of surrogates."""
     return "\n".join(_yaml_lines(data))
 
 
@@ -40,7 +43,13 @@ def _yaml_lines(data: Any) -> list[str]:
         return [line for key, value in data.items() for line in _yaml_entry(f"{_yaml_key(key)}:", value)]
     if isinstance(data, list) and data:
         return [line for value in data for line in _yaml_item(value)]
-    return [json.dumps(data)]
+    return [_yaml_scalar(data)]
+
+
+def _yaml_scalar(data: Any) -> str:
+    if not isinstance(data, str):
+        return json.dumps(data)
+    return '"' + "".join(f"\\U{ord(char):08x}" if ord(char) > 0xFFFF else json.dumps(char)[1:-1] for char in data) + '"'
 
 
 def _yaml_entry(head: str, value: Any) -> list[str]:
@@ -55,4 +64,5 @@ def _yaml_item(value: Any) -> list[str]:
 
 
 def _yaml_key(key: str) -> str:
-    return key if key.isidentifier() else json.dumps(key)
+    plain = key.isidentifier() and key.isascii() and key.lower() not in _YAML_WORDS
+    return key if plain else _yaml_scalar(key)

@@ -42,7 +42,7 @@ class _Watch:
         """Show one; true when it was the last one wanted."""
         lines = _processes(snapshot, self._options)
         if self._live:
-            screen.redraw(lines, screen.size()[1], first=not self._shown)
+            screen.redraw(lines, first=not self._shown)
         else:
             screen.show([*_PARTINGS[self._options.output], *lines] if self._shown else lines)
         self._shown += 1

@@ -41,7 +41,7 @@ def devices(response: pb.GetDevicesResponse, paint: Paint, *, width: int = 0, ru
     )
     for device in found:
         if device.health_reason:
-            text = f"device {device.index} {device.uuid}: {harmless(device.health_reason)}"
+            text = harmless(f"device {device.index} {device.uuid}: {device.health_reason}")
             lines.append(paint(text, RED if device.health == "Unhealthy" else YELLOW))
     return lines
 

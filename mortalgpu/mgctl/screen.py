@@ -3,7 +3,9 @@
 import os
 import sys
 
-from mortalgpu.mgctl.text import Paint
+from mortalgpu.mgctl.text import Paint, clip
+
+_CLEAR, _HOME, _CLEAR_BELOW = "\x1b[2J", "\x1b[H", "\x1b[J"
 
 
 def is_terminal() -> bool:
@@ -36,8 +38,11 @@ def show(lines: list[str]) -> None:
     sys.stdout.flush()
 
 
-def redraw(lines: list[str], rows: int, *, first: bool = False) -> None:
+def redraw(lines: list[str], *, first: bool = False) -> None:
     """Replace what the terminal shows by these lines, as far as they fit; without a flicker. The first time it is cleared."""
+    columns, rows = size()
     kept = lines if len(lines) < rows else [*lines[: rows - 2], f"… {len(lines) - rows + 2} more lines"]
-    sys.stdout.write(("\x1b[2J" if first else "") + "\x1b[H" + "".join(f"{line}\x1b[K\n" for line in kept) + "\x1b[J")
+    sys.stdout.write(
+        ("\x1b[2J" if first else "") + "\x1b[H" + "".join(f"{clip(line, columns)}\x1b[K\n" for line in kept) + "\x1b[J"
+    )
     sys.stdout.flush()

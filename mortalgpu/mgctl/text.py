@@ -4,9 +4,13 @@ Pods, users and command lines are named by tenants: nothing of theirs reaches a 
 its colours or turn its direction.
 """
 
+import re
+
 GREEN, YELLOW, RED, FAINT, BOLD = "32", "33", "31", "2", "1"
 ELLIPSIS = "…"
 _GAP = "  "
+_ELASTIC_LEAST = 12
+_COLOUR = "\x1b\\[[0-9]*m"
 
 
 def harmless(text: str) -> str:
@@ -48,27 +52,30 @@ PLAIN = Paint(False)
 def table(
     header: list[str], rows: list[list[Cell]], paint: Paint, *, width: int = 0, elastic: int = -1, ruled: bool = False
 ) -> list[str]:
-    """Return the lines of a table. With a `width` above 0, the column number `elastic` is cut so that lines fit."""
+    """Return the lines of a table.
+
+    With a `width` above 0 the column number `elastic` is cut, as far as it can be, so that lines fit. Nothing else is cut: a
+    terminal wraps what is still too long, and nobody misses a number.
+    """
     widths = [max([len(name), *(len(row[place].text) for row in rows)]) for place, name in enumerate(header)]
     if width and elastic >= 0:
         rest = sum(widths) - widths[elastic] + len(_GAP) * (len(widths) - 1)
-        widths[elastic] = max(len(header[elastic]), min(widths[elastic], width - rest))
-    lines = [_line([Cell(name, BOLD) for name in header], widths, paint, width)]
+        widths[elastic] = min(widths[elastic], max(len(header[elastic]), _ELASTIC_LEAST, width - rest))
+    lines = [_line([Cell(name, BOLD) for name in header], widths, paint)]
     if ruled:
-        lines.append(cut(_GAP.join("─" * size for size in widths), width or sum(widths) * 2 + 99))
-    return lines + [_line(row, widths, paint, width) for row in rows]
+        lines.append(_GAP.join("─" * size for size in widths))
+    return lines + [_line(row, widths, paint) for row in rows]
 
 
-def _line(cells: list[Cell], widths: list[int], paint: Paint, width: int) -> str:
+def _line(cells: list[Cell], widths: list[int], paint: Paint) -> str:
     """Return one line: colours are put around text of the right width, since terminals do not count them."""
-    room = width or sum(widths) + len(_GAP) * len(widths)
-    parts = []
     last = len(cells) - 1
-    for place, (cell, size) in enumerate(zip(cells, widths, strict=True)):
-        text = cut(cell.text, size)
-        padded = text if place == last else text.ljust(size)
-        gap = _GAP if place else ""
-        shown = cut(gap + padded, room)
-        room -= len(shown)
-        parts.append(paint(shown, cell.colour))
-    return "".join(parts).rstrip()
+    sized = enumerate(zip(cells, widths, strict=True))
+    padded = [cut(cell.text, size).ljust(size if place < last else 0) for place, (cell, size) in sized]
+    return _GAP.join(paint(text, cell.colour) for text, cell in zip(padded, cells, strict=True)).rstrip()
+
+
+def clip(line: str, width: int) -> str:
+    """Cut a line that may hold colours of ours to `width` characters that show."""
+    plain = re.sub(_COLOUR, "", line)
+    return line if len(plain) <= width else cut(plain, width)

@@ -22,6 +22,8 @@ LIVE_GAP_SECONDS = 0.25
 PLAIN_GAP_SECONDS = 0.9
 """Pictures come no oftener than this, however fast the facts change."""
 
+PLAIN_WIDTH = 80
+
 _TAKE_SCREEN = "\x1b[?1049h\x1b[?25l\x1b[2J"
 _GIVE_BACK = "\x1b[?25h\x1b[?1049l"
 _LOST = "the daemon is not reachable; trying again"
@@ -102,12 +104,12 @@ class _Pictures:
     def _draw(self, remark: str) -> None:
         if self._drawn is None:
             return
-        columns, rows = screen.size() if self.live else (80, 0)
+        columns = screen.size()[0] if self.live else PLAIN_WIDTH
         paint = screen.paint() if self.live else PLAIN
         now, clock = trio.current_time(), time.strftime("%H:%M:%S")
         lines = self._view.draw(*self._drawn, paint, now=now, clock=clock, width=columns, remark=remark)
         if self.live:
-            screen.redraw(lines, rows)
+            screen.redraw(lines)
         else:
             screen.show(["", *lines] if self._shown else lines)
 

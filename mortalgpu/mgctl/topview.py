@@ -12,8 +12,10 @@ BAR_WIDTH = 20
 SPARK_WIDTH = 15
 _AMOUNT_WIDTH = 15
 _PERCENT_WIDTH = 5
-_FIXED = BAR_WIDTH + SPARK_WIDTH + _AMOUNT_WIDTH + _PERCENT_WIDTH + 4
+_FIXED = BAR_WIDTH + _AMOUNT_WIDTH + _PERCENT_WIDTH + 3
 _SMALLEST_LABEL = 8
+_NARROW = 76
+"""Below this width sparklines are left out."""
 
 
 class Signs:
@@ -135,7 +137,7 @@ class View:
     ) -> str:
         pictured, amount, percent = cells
         room = _label_width(width)
-        spark = self._history.sparkline(key, now, self._signs)
+        spark = self._history.sparkline(key, now, self._signs) if width >= _NARROW else ""
         tail = f" {cut(amount, _AMOUNT_WIDTH):>{_AMOUNT_WIDTH}} {cut(percent, _PERCENT_WIDTH):>{_PERCENT_WIDTH}} "
         return f"{_end(harmless(label), room):<{room}} {paint(pictured, colour)}{tail}{paint(spark.rstrip(), FAINT)}".rstrip()
 
@@ -155,12 +157,12 @@ def _percent_of_share(container: pb.GpuContainer, held: pb.ContainerDevice) -> s
 
 
 def _label_width(width: int) -> int:
-    return max(_SMALLEST_LABEL, width - _FIXED)
+    return max(_SMALLEST_LABEL, width - _FIXED - (SPARK_WIDTH + 1 if width >= _NARROW else 0))
 
 
 def _heading(name: str, width: int) -> str:
-    room = _label_width(width)
-    return f"{name:<{room}} {'MEMORY':<{BAR_WIDTH}} {'MiB':>{_AMOUNT_WIDTH}} {'GPU':>{_PERCENT_WIDTH}} LAST MINUTE"
+    minute = " LAST MINUTE" if width >= _NARROW else ""
+    return f"{name:<{_label_width(width)}} {'MEMORY':<{BAR_WIDTH}} {'MiB':>{_AMOUNT_WIDTH}} {'GPU':>{_PERCENT_WIDTH}}{minute}"
 
 
 def _end(text: str, width: int) -> str:
