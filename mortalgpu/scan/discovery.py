@@ -7,6 +7,8 @@ Rules:
 3. Every device is probed every `probe_seconds`; what the driver reports by itself is heard at once.
 4. The configured layout goes through `sharing.layout.settle`: a device whose shares are held keeps the layout in force.
 5. Trouble with the driver is a state of the devices, never the end of this service.
+6. A layout that takes over is written down first, and published at once after the witnesses were asked: a grant of the old
+   one, made while the file was written, keeps the old one.
 
 Reads the driver, the remembered layout and the holdings; publishes `Latest[Inventory]`.
 """
@@ -33,7 +35,7 @@ from mortalgpu.scan.health import (
     after_reopening,
     judge,
 )
-from mortalgpu.sharing.layout import Held, LayoutEntry, dump_layout, load_layout, recover, settle
+from mortalgpu.sharing.layout import Held, LayoutEntry, Settlement, dump_layout, load_layout, recover, settle
 from mortalgpu.sharing.partition import share
 from mortalgpu.sharing.rules import ShareRule
 from mortalgpu.statefile import read_state, write_state
@@ -78,8 +80,12 @@ class Discovery:
         self._remembered: Mapping[str, LayoutEntry] = {}
         self._layout = Inventory()
         self._enumerate_now = trio.Event()
+        self._driver_silent = False
         self._driver_gone = False
         self._settling = trio.Lock()
+        self._must_settle = False
+        self._is_saved = True
+        self._refused = ""
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Publish the first inventory, then keep it true until cancelled.
@@ -108,11 +114,16 @@ class Discovery:
             except DriverError as error:
                 log.debug("enumeration failed", extra={"error": str(error)})
             except ConfigError as error:
-                log.error(
-                    "new devices cannot be shared as configured", extra={"config_field": error.field, "error": str(error)}
-                )
+                self._tell_refused(error)
+            else:
+                self._refused = ""
             # A storm of faults, or a GPU that stays away, must not become a storm of enumerations.
             await trio.sleep(SHORTEST_ENUMERATION_PAUSE_SECONDS)
+
+    def _tell_refused(self, error: ConfigError) -> None:
+        if str(error) != self._refused:
+            self._refused = str(error)
+            log.error("new devices cannot be shared as configured", extra={"config_field": error.field, "error": str(error)})
 
     async def _enumerate(self) -> None:
         found = await self._driver.devices()
@@ -120,6 +131,8 @@ class Discovery:
         wanted = share(devices, self._settings.rules)
         changed = devices != self._devices or missing != self._missing
         self._devices, self._missing = devices, missing
+        known = {device.uuid for device in devices}
+        self._troubles = {uuid: troubles for uuid, troubles in self._troubles.items() if uuid in known}
         if changed or not self._inventory.version:
             await self._settle(wanted)
 
@@ -128,31 +141,50 @@ class Discovery:
     async def _keep_settling(self) -> None:
         while True:
             await trio.sleep(self._settings.held_seconds)
-            if self._layout.notices:
+            if self._layout.notices or self._must_settle:
                 # Published anew even when nothing changes: kubelet then rewrites its checkpoint and forgets dead pods.
                 await self._settle(share(self._devices, self._settings.rules))
+            elif not self._is_saved:
+                async with self._settling:
+                    await self._save_layout(self._remembered)
 
     async def _settle(self, wanted: Inventory) -> None:
         async with self._settling:
             await self._settle_alone(wanted)
 
     async def _settle_alone(self, wanted: Inventory) -> None:
-        needs_witness = any(
+        written = self._remembered
+        while True:
+            settled = await self._settlement(wanted)
+            # Before the first inventory nothing can have been granted meanwhile.
+            if settled.provisional or settled.remembered == written or not self._inventory.version:
+                break
+            written = settled.remembered
+            await self._save_layout(written)
+        before = {(notice.uuid, notice.shares_in_force) for notice in self._layout.notices}
+        self._layout, self._must_settle = settled.inventory, settled.provisional
+        if not settled.provisional:
+            self._remembered = settled.remembered
+        if self._remembered != written:
+            await self._save_layout(self._remembered)
+        self._tell_notices(before)
+        self._publish(always=True)
+
+    async def _settlement(self, wanted: Inventory) -> Settlement:
+        """Ask the witnesses, if there is anything to ask, and decide; nothing is awaited after they have answered."""
+        if not self._needs_witness(wanted):
+            return replace(settle(wanted, self._remembered, None), provisional=False)
+        held, totals = await self._held()
+        if held is None:
+            settled = settle(wanted, self._remembered, None)
+            return replace(settled, inventory=_only_remembered(settled.inventory, self._remembered))
+        return settle(wanted, recover(wanted, self._remembered, held, totals), held)
+
+    def _needs_witness(self, wanted: Inventory) -> bool:
+        return any(
             self._remembered.get(shared.uuid) != LayoutEntry(shared.resource, shared.shares, shared.reserved)
             for shared in wanted.devices
         ) or any(device.uuid in self._remembered for device in wanted.left_alone)
-        held, totals = await self._held() if needs_witness else ({}, {})
-        remembered = recover(wanted, self._remembered, held, totals) if held is not None else self._remembered
-        settled = settle(wanted, remembered, held if needs_witness else None)
-        before = {(notice.uuid, notice.shares_in_force) for notice in self._layout.notices}
-        self._layout = settled.inventory
-        if settled.provisional and needs_witness:
-            self._layout = _only_remembered(settled.inventory, remembered)
-        elif dict(settled.remembered) != dict(self._remembered):
-            self._remembered = settled.remembered
-            await self._save_layout()
-        self._tell_notices(before)
-        self._publish(always=True)
 
     def _tell_notices(self, before: set[tuple[str, int]]) -> None:
         for notice in self._layout.notices:
@@ -183,11 +215,17 @@ class Discovery:
             log.warning("remembered share layout is damaged", extra={"path": str(path), "error": loaded.problem})
         return loaded.entries if loaded else {}
 
-    async def _save_layout(self) -> None:
+    async def _save_layout(self, entries: Mapping[str, LayoutEntry]) -> None:
+        """Write the layout down; what cannot be written is tried again later."""
+        path = self._settings.layout_path
         try:
-            await trio.to_thread.run_sync(write_state, self._settings.layout_path, dump_layout(self._remembered))
+            await trio.to_thread.run_sync(write_state, path, dump_layout(entries))
         except HostError as error:
-            log.error("share layout cannot be remembered", extra={"path": str(self._settings.layout_path), "error": str(error)})
+            if self._is_saved:
+                log.error("share layout cannot be remembered", extra={"path": str(path), "error": str(error)})
+            self._is_saved = False
+        else:
+            self._is_saved = True
 
     # Health.
 
@@ -199,15 +237,20 @@ class Discovery:
             except DriverError as error:
                 self._on_driver_trouble(error)
                 continue
-            if self._driver_gone:
-                self._driver_gone = False
-                self._troubles = after_reopening(self._troubles)
-                log.info("driver answers again")
+            self._on_driver_answer()
             self._on_probes({**probes, **{uuid: Fault("GPU is gone from the driver's list", True) for uuid in self._missing}})
 
+    def _on_driver_answer(self) -> None:
+        if self._driver_silent:
+            log.info("driver answers again")
+        if self._driver_gone:
+            self._troubles = after_reopening(self._troubles)
+        self._driver_silent = self._driver_gone = False
+
     def _on_driver_trouble(self, error: DriverError) -> None:
-        if not self._driver_gone:
+        if not self._driver_silent:
             log.error("driver does not answer", extra={"error": str(error)})
+        self._driver_silent = True
         self._driver_gone = self._driver_gone or isinstance(error, DriverLost)
         self._on_probes({device.uuid: Fault(f"driver: {error}") for device in self._devices})
 

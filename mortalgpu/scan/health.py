@@ -1,10 +1,10 @@
 """Judges the health of devices from probes and from what the driver reports by itself. Pure.
 
 The rules:
-1. A device that does not answer a probe is unhealthy until one is answered.
+1. A device that does not answer a probe, or that the driver reports as lost, is unhealthy until it answers one.
 2. A critical event (an XID, an uncorrectable ECC error) makes a device unhealthy as the policy says for it: not at all, until
-   it has been quiet for a while and answers a probe, or until it is reset. A reset shows as a probe that fails and then
-   succeeds, or as a driver that was opened anew.
+   it has been quiet for a while and answers a probe, or until it is reset. A reset shows as a device that was gone and
+   answers again, which ends every trouble of it, or as a driver that was opened anew. A call that merely failed is no reset.
 3. Trouble of a physical GPU is trouble of all its partitions; trouble of one partition is that partition's alone.
 4. Of several troubles the oldest gives the reason.
 
@@ -42,7 +42,7 @@ class HealthPolicy:
         """Return IGNORE, UNTIL_CLEAR or UNTIL_RESET for an event."""
         if event.kind == "xid":
             return self.xids.get(str(event.code), self.xids.get("default", UNTIL_CLEAR))
-        return {"ecc_double": UNTIL_RESET, "lost": UNTIL_CLEAR}.get(event.kind, IGNORE)
+        return {"ecc_double": UNTIL_RESET, _LOST: UNTIL_CLEAR}.get(event.kind, IGNORE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +53,16 @@ class Trouble:
     since: float
     seen: float
     until: str
+    gone: bool = False
+    """The device itself was gone, at least for a moment."""
 
 
 Troubles = Mapping[str, Mapping[str, Trouble]]
 """By UUID (of a device or of a physical GPU), then by kind (`probe`, `xid 79`, `ecc_double`)."""
 
 NO_TROUBLES: Troubles = {}
-_PROBE = "probe"
+_PROBE, _LOST = "probe", "lost"
+"""Troubles that end with the next good probe."""
 
 
 def after_event(
@@ -70,7 +73,7 @@ def after_event(
     if until == IGNORE:
         return troubles
     kind = f"xid {event.code}" if event.kind == "xid" else event.kind
-    reason = {"ecc_double": "uncorrectable ECC error", "lost": "GPU is lost"}.get(event.kind, f"XID {event.code}")
+    reason = {"ecc_double": "uncorrectable ECC error", _LOST: "GPU is lost"}.get(event.kind, f"XID {event.code}")
     uuids = [event.uuid] if event.uuid else sorted({device.gpu_uuid for device in devices})
     after = {uuid: dict(found) for uuid, found in troubles.items()}
     for uuid in uuids:
@@ -89,8 +92,9 @@ def after_probes(
         mine = dict(troubles.get(uuid, {}))
         fault = probes.get(uuid)
         if fault is not None:
-            since = mine[_PROBE].since if _PROBE in mine else now
-            mine[_PROBE] = Trouble(fault.text, since, monotonic, UNTIL_CLEAR)
+            old = mine.get(_PROBE)
+            since, was_gone = (old.since, old.gone) if old else (now, False)
+            mine[_PROBE] = Trouble(fault.text, since, monotonic, UNTIL_CLEAR, was_gone or fault.lost)
         elif uuid in probes:
             mine = _after_good_probe(mine, monotonic, quiet_seconds)
         if mine:
@@ -99,14 +103,14 @@ def after_probes(
 
 
 def _after_good_probe(mine: dict[str, Trouble], monotonic: float, quiet_seconds: float) -> dict[str, Trouble]:
-    was_gone = _PROBE in mine
-    left: dict[str, Trouble] = {}
-    for kind, trouble in mine.items():
-        quiet = monotonic - trouble.seen >= quiet_seconds
-        ended = kind == _PROBE or (trouble.until == UNTIL_RESET and was_gone) or (trouble.until == UNTIL_CLEAR and quiet)
-        if not ended:
-            left[kind] = trouble
-    return left
+    probe = mine.get(_PROBE)
+    if probe and probe.gone:
+        return {}
+    return {
+        kind: trouble
+        for kind, trouble in mine.items()
+        if kind not in (_PROBE, _LOST) and (trouble.until == UNTIL_RESET or monotonic - trouble.seen < quiet_seconds)
+    }
 
 
 def after_reopening(troubles: Troubles) -> Troubles:

@@ -16,9 +16,9 @@ from mortalgpu.model.pod import Assignment
 from mortalgpu.sharing import evidence
 from mortalgpu.sharing.layout import Held, held_shares
 
-FRESH_SECONDS = 5.0
-"""For how long a grant counts as held although no other witness names it."""
 ASK_SECONDS = 5.0
+FRESH_SECONDS = 3 * ASK_SECONDS
+"""For how long a grant counts as held although no other witness names it; longer than one round of asking may take."""
 
 
 class Holdings:
