@@ -12,6 +12,7 @@ _mgctl() {
     esac
     for ((i = 1; i < COMP_CWORD; i++)); do
         case "${COMP_WORDS[i]}" in
+            -o|--output|--ca-file|-s|--addr|-t|--token|-n|--count) ((i++)) ;;
             -*) ;;
             *) command="${COMP_WORDS[i]}"; break ;;
         esac

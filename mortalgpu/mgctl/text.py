@@ -76,6 +76,14 @@ def _line(cells: list[Cell], widths: list[int], paint: Paint) -> str:
 
 
 def clip(line: str, width: int) -> str:
-    """Cut a line that may hold colours of ours to `width` characters that show."""
-    plain = re.sub(_COLOUR, "", line)
-    return line if len(plain) <= width else cut(plain, width)
+    """Cut a line that may hold colours of ours to `width` characters that show; the colours stay."""
+    parts = re.split(f"({_COLOUR})", line)
+    if sum(len(part) for part in parts[::2]) <= width:
+        return line
+    room = max(0, width - 1)
+    kept = []
+    for place, part in enumerate(parts):
+        is_colour = place % 2 == 1
+        kept.append(part if is_colour else part[:room])
+        room -= 0 if is_colour else min(room, len(part))
+    return "".join(kept) + ELLIPSIS[:width]
