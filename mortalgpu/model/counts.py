@@ -41,3 +41,32 @@ class PluginCounts:
     preferred: Histogram = field(default_factory=Histogram)
     registered: bool = False
     """Whether kubelet is listening to our list at this moment."""
+
+
+@dataclass(slots=True)
+class DriverCounts:
+    """How the GPU driver answered since the daemon started."""
+
+    errors: Counter[str] = field(default_factory=Counter)
+    """Calls that failed, by kind: `lost`, `timeout` (the call was abandoned), `failed`."""
+    reopened: int = 0
+    """How often a lost driver was opened anew."""
+
+
+@dataclass(slots=True)
+class ReloadCounts:
+    """How reading the configuration again went."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    """`applied`, `unchanged`, `partly` (some keys wait for a restart), `refused` (a bad file)."""
+    is_good: bool = True
+    """Whether the configuration on disk is good and all of it is in force."""
+    taken_at: float = 0.0
+    """Wall-clock seconds since the epoch at which a configuration was last taken, the start included; 0 when never."""
+
+
+@dataclass(slots=True)
+class Pulse:
+    """When the scan loop last turned, in monotonic seconds; minus infinity before the first time."""
+
+    beat_at: float = float("-inf")
