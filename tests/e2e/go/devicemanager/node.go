@@ -80,10 +80,10 @@ func (n *Node) start(args StartArgs) ([]Admission, error) {
 	addHintProvider(n.topology, n.devices)
 	containers, running := containermap.NewContainerMap(), sets.New[string]()
 	for _, pod := range args.Pods {
-		for _, container := range pod.Containers {
+		for index, container := range append(slices.Clone(pod.InitContainers), pod.Containers...) {
 			id := pod.UID + "/" + container.Name
 			containers.Add(pod.UID, container.Name, id)
-			if args.ContainersRunning {
+			if finished := index < len(pod.InitContainers) && !container.Sidecar; args.ContainersRunning && !finished {
 				running.Insert(id)
 			}
 		}
