@@ -45,8 +45,8 @@ class Rhythm:
     """How long kubelet may take to close its end of an ended registration."""
     settle_seconds: float = 0.2
     """Between the end of one registration and the next with the same kubelet: it tidies up after it has closed."""
-    longest_pause_seconds: float = 5.0
-    """Between registrations that fail or end at once."""
+    longest_pause_seconds: float = 1.0
+    """Between registrations that fail or end at once; short enough that the node's count is right again within two seconds."""
     steady_seconds: float = 5.0
     """A registration that lasted this long was a good one: the next pause starts short again."""
 
