@@ -157,7 +157,7 @@ class Ledger:
         for pod in view.pods.values():
             for container in pod.containers if not pod.finished else ():
                 ref = ContainerRef(pod.uid, container.container_id)
-                if container.running and container.container_id and (view.synced or ref in self._known):
+                if container.running and container.container_id:
                     living[ref] = self._known.get(ref) or _Known(now)
         for ref in with_processes:
             if ref.container_id and ref.pod_uid:
@@ -169,7 +169,7 @@ class Ledger:
 
     def _bind_all(self, view: PodsView) -> bool:
         unbound = [known for known in self._known.values() if _open(known)]
-        if not unbound or not view.synced:
+        if not unbound:
             return False
         gone = [known.pod for ref, known in self._known.items() if known.pod and ref.pod_uid not in view.pods]
         alone_now = _sole_holders(view, gone)

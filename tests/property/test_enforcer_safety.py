@@ -191,7 +191,12 @@ class Story:
             self.node.show(*(as_pod(found) for found in living))
 
     def use(self, process: HostProcess, mib: int | None, uuid: str) -> None:
-        """Let a process hold memory, and remember whose it is."""
+        """Let a process hold memory, and remember whose it is.
+
+        The very figure that its number showed for somebody else at the last scan would not be believed: listings.py says why.
+        """
+        if mib is not None and (uuid, GpuProcess(process.pid, mib * MIB)) in self.seen:
+            mib += 1
         self.owners[(uuid, process.pid)] = process
         self.known_mib[(uuid, process.pid)] = mib
         self.node.hold(process.pid, mib, uuid)

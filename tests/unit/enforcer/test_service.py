@@ -223,6 +223,20 @@ async def test_a_process_that_the_driver_lists_no_more_is_not_signalled(autojump
     assert node.killed == []
 
 
+async def test_a_victim_that_the_driver_lists_no_more_is_not_signalled_for_what_its_siblings_hold(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    node = Node()
+    container = node.add_pod(1, 2)
+    victim, siblings = node.run(container, 160), [node.run(container, 150) for _ in range(2)]
+    listed = [GpuProcess(sibling.pid, 150 * MIB) for sibling in siblings]
+    _Meddling(node, lambda pid: node.driver.set_processes("GPU-a", *listed))
+    async with enforcing(node):
+        await trio.sleep(5)
+    assert victim.pid not in node.killed
+    assert len(node.killed) == 1
+
+
 async def test_the_sum_is_asked_again_so_that_a_dying_sibling_saves_the_victim(autojump_clock: trio.testing.MockClock) -> None:
     node = Node()
     container = node.add_pod(1, 2)

@@ -66,6 +66,14 @@ def test_a_binding_survives_the_loss_of_every_source() -> None:
     assert shares_of(bound(world)) == 2
 
 
+def test_a_later_reading_that_says_otherwise_does_not_change_what_a_running_container_holds() -> None:
+    world = world_with_one_pod()
+    world.settle()
+    world.assignments = (holds("pod-1", *ids("GPU-a", 5, 6, 7)),)
+    world.settle()
+    assert shares_of(bound(world)) == 2
+
+
 def test_a_binding_does_not_follow_a_name_to_another_pod() -> None:
     world = world_with_one_pod()
     world.run(ref(1), 10)

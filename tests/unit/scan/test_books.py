@@ -1,0 +1,106 @@
+"""Reading kubelet's books: when, how often, and what a reading says of its own age."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+import trio.testing
+
+from mortalgpu.latest import Latest
+from mortalgpu.model.pod import Assignment
+from mortalgpu.scan.books import Books, BooksTempo
+from mortalgpu.simulation.host import SimulatedClock
+from tests.unit.scan.making import holds, ids, pod, view
+from tests.unit.scan.node import ScriptedKubelet
+
+
+@pytest.fixture
+def autojump_clock() -> trio.testing.MockClock:
+    """Virtual time that jumps when nobody has anything to do."""
+    return trio.testing.MockClock(autojump_threshold=0)
+
+
+class _SlowKubelet(ScriptedKubelet):
+    """Takes a second for each answer."""
+
+    async def assignments(self) -> tuple[Assignment, ...]:
+        await trio.sleep(1)
+        return await super().assignments()
+
+
+@asynccontextmanager
+async def keeping(kubelet: ScriptedKubelet, tempo: BooksTempo | None = None) -> AsyncIterator[Books]:
+    """Keep the books; the first attempt is over when this begins."""
+    books = Books(kubelet, Latest(view(pod(1))), SimulatedClock(), tempo or BooksTempo())
+    async with trio.open_nursery() as nursery:
+        await nursery.start(books.keep)
+        yield books
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_reading_is_as_old_as_its_question(autojump_clock: trio.testing.MockClock) -> None:
+    began = trio.current_time()
+    async with keeping(_SlowKubelet()) as books:
+        assert books.reading is not None
+        assert books.reading.began_at == began
+        assert trio.current_time() == began + 1
+
+
+async def test_a_reading_carries_the_pods_as_known_when_it_began(autojump_clock: trio.testing.MockClock) -> None:
+    kubelet = _SlowKubelet()
+    kubelet.books = (holds("pod-1", *ids("GPU-a", 0)),)
+    pods = Latest(view(pod(1)))
+    books = Books(kubelet, pods, SimulatedClock(), BooksTempo())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(books.keep)
+        await trio.sleep(0.5)
+        pods.publish(view())
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert books.reading is not None
+    assert list(books.reading.view.pods) == [pod(1).uid]
+    assert books.reading.assignments == kubelet.books
+
+
+async def test_whoever_wants_a_reading_all_the_time_gets_one_a_gap(autojump_clock: trio.testing.MockClock) -> None:
+    kubelet = ScriptedKubelet()
+    async with keeping(kubelet, BooksTempo(gap_seconds=0.2)) as books:
+        for _ in range(1000):
+            books.want()
+            await trio.sleep(0.01)
+    assert 45 <= kubelet.readings <= 52
+
+
+async def test_a_kubelet_that_refuses_is_asked_less_and_less_often(autojump_clock: trio.testing.MockClock) -> None:
+    kubelet = ScriptedKubelet()
+    kubelet.down = True
+    async with keeping(kubelet) as books:
+        for _ in range(6000):
+            books.want()
+            await trio.sleep(0.01)
+        assert kubelet.readings <= 18
+        assert "connection refused" in books.trouble
+        assert books.reading is None
+
+
+async def test_a_kubelet_that_answers_again_is_asked_at_the_usual_rhythm(autojump_clock: trio.testing.MockClock) -> None:
+    kubelet = ScriptedKubelet()
+    kubelet.down = True
+    async with keeping(kubelet) as books:
+        await trio.sleep(60)
+        kubelet.down = False
+        await trio.sleep(6)
+        assert books.trouble == ""
+        before = kubelet.readings
+        books.want()
+        await trio.sleep(0.25)
+        assert kubelet.readings == before + 1
+
+
+async def test_an_answer_that_does_not_come_is_given_up_on(autojump_clock: trio.testing.MockClock) -> None:
+    kubelet = ScriptedKubelet()
+    kubelet.hanging = True
+    async with keeping(kubelet, BooksTempo(answer_seconds=2.0)) as books:
+        assert "no answer within 2 s" in books.trouble
+        assert books.failures == 1
