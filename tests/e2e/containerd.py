@@ -90,10 +90,15 @@ class Containerd:
         rows = [line.split() for line in self.ctr("tasks", "ls").splitlines()[1:]]
         return {row[0]: int(row[1]) for row in rows if row[2] == "RUNNING"}
 
-    def restart(self) -> None:
-        """Kill containerd and start it again; containers keep running."""
+    def kill(self) -> None:
+        """Kill containerd; containers keep running."""
         assert self._process is not None
         self._process.kill()
+
+    def restart(self) -> None:
+        """Kill containerd, if it runs, and start it again; containers keep running."""
+        self.kill()
+        assert self._process is not None
         self.socket.unlink(missing_ok=True)
         self._process = self.spawn("containerd", ["containerd", "-c", self.folder / "config.toml"], self._process.log_path)
         eventually("containerd's socket", self._answers, seconds=20)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from tests.e2e.daemon import Daemon
-from tests.e2e.node import ContainerStatus, Node, PodStatus
+from tests.e2e.node import NODE_NAME, ContainerStatus, Node
 from tests.e2e.pods import Container, Pod
 from tests.e2e.waiting import eventually
 from tests.standin.nvml import Process
@@ -36,9 +36,10 @@ class Life:
     def alive(self) -> bool:
         return not self._ended(0)
 
-    def wait_end(self, seconds: float = PATIENCE_SECONDS) -> None:
-        """Block until it has ended; raises AssertionError past `seconds`."""
+    def wait_end(self, seconds: float = PATIENCE_SECONDS) -> float:
+        """Block until it has ended and return the monotonic time; raises AssertionError past `seconds`."""
         assert self._ended(seconds), f"process {self.pid} lives on after {seconds} s"
+        return time.monotonic()
 
     def close(self) -> None:
         os.close(self._descriptor)
@@ -95,13 +96,23 @@ class Stage:
     def status(self, pod: str, container: str = "main") -> ContainerStatus:
         return self.node.pods()[pod].container(container)
 
-    def pod(self, name: str) -> PodStatus:
-        return self.node.pods()[name]
-
     def actor(self, pod: str, container: str = "main") -> Actor:
-        return self.actor_of(pod, container, self.status(pod, container).id)
+        """Wait until kubelet says that the container runs, and return it."""
+        eventually(f"{pod}/{container}", lambda: self.status(pod, container).running, seconds=30)
+        return self._actor(pod, container, self.status(pod, container).id)
 
-    def actor_of(self, pod: str, container: str, container_id: str) -> Actor:
+    def appears(self, pod: str, container: str, *, other_than: str = "") -> Actor:
+        """Wait for a running container of that name in the runtime, long before kubelet tells of it."""
+        found = eventually(f"{pod}/{container}", lambda: self._in_runtime(pod, container, other_than), seconds=60)
+        return self._actor(pod, container, found)
+
+    def _in_runtime(self, pod: str, container: str, other_than: str) -> str:
+        labels = {"io.kubernetes.pod.name": f"{pod}-{NODE_NAME}", "io.kubernetes.container.name": container}
+        wanted = ",".join(f'labels."{name}"=={value}' for name, value in labels.items())
+        made = set(self.node.containerd.ctr("containers", "ls", "-q", wanted).split()) - {other_than}
+        return next(iter(made & self.node.tasks().keys()), "")
+
+    def _actor(self, pod: str, container: str, container_id: str) -> Actor:
         pid = self.node.pid(container_id)
         return Actor(pod, container, container_id, pid, self.node.environment(container_id))
 
