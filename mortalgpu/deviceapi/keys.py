@@ -9,7 +9,6 @@ Rules:
 File reads are of a few bytes from local disks and happen at most once a second, on the caller's thread.
 """
 
-import contextlib
 import logging
 import os
 import secrets
@@ -21,6 +20,7 @@ from pathlib import Path
 
 from mortalgpu.deviceapi.tokens import Keyring, check_secret, check_static_token
 from mortalgpu.errors import ConfigError, HostError
+from mortalgpu.statefile import write_state
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ def ensure_key(directory: Path) -> Path:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         if not path.exists() or not path.read_bytes().strip():
-            _write_secret(path, secrets.token_hex(_KEY_BYTES))
+            write_state(path, secrets.token_hex(_KEY_BYTES) + "\n")
             log.info("random key made for the device API", extra={"path": str(path)})
         elif stat.S_IMODE(path.stat().st_mode) & 0o077:
             path.chmod(0o600)
@@ -130,26 +130,10 @@ def rotate_key(directory: Path) -> None:
     """
     current = ensure_key(directory)
     try:
-        _write_secret(directory / PREVIOUS_KEY_NAME, current.read_text().strip())
-        _write_secret(current, secrets.token_hex(_KEY_BYTES))
+        write_state(directory / PREVIOUS_KEY_NAME, current.read_text())
+        write_state(current, secrets.token_hex(_KEY_BYTES) + "\n")
     except OSError as error:
         raise _unwritable(current, error) from error
-
-
-def _write_secret(path: Path, text: str) -> None:
-    """Put a secret into a file of its own, 0600 from its first moment, complete or not at all."""
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            draft.unlink()
-        raise
 
 
 def _unwritable(path: Path, error: OSError) -> HostError:
