@@ -12,7 +12,8 @@ the daemon in good order; a second one stops it at once.
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -35,6 +36,7 @@ from mortalgpu.driver.lasting import keep_open
 from mortalgpu.driver.nvml import NvmlSettings, nvml_driver
 from mortalgpu.enforcer import service as enforcer
 from mortalgpu.errors import HostError
+from mortalgpu.exporter import service as exporter
 from mortalgpu.host.base import ProcessTable, ServiceManager, WallClock
 from mortalgpu.host.clock import MachineClock
 from mortalgpu.host.systemd import service_manager
@@ -48,7 +50,7 @@ from mortalgpu.kubelet.checkpoint import read_checkpoint
 from mortalgpu.kubelet.podresources import PodResources
 from mortalgpu.kubelet.registration import KubeletRegistrar
 from mortalgpu.latest import Latest
-from mortalgpu.model.counts import PluginCounts
+from mortalgpu.model.counts import DriverCounts, PluginCounts, Pulse, ReloadCounts
 from mortalgpu.model.kill import NO_ENFORCEMENT, Enforcement
 from mortalgpu.model.share import Inventory
 from mortalgpu.model.usage import Usage
@@ -87,6 +89,16 @@ class Facts:
     usage: Latest[Usage] = field(default_factory=lambda: Latest(Usage()))
     enforcement: Latest[Enforcement] = field(default_factory=lambda: Latest(NO_ENFORCEMENT))
     plugins: dict[str, PluginCounts] = field(default_factory=dict)
+    driver: DriverCounts = field(default_factory=DriverCounts)
+    restarts: Counter[str] = field(default_factory=Counter)
+    reloads: ReloadCounts = field(default_factory=ReloadCounts)
+    pulse: Pulse = field(default_factory=Pulse)
+    endpoints: dict[str, str] = field(default_factory=dict)
+    """Where metrics are served, by the endpoint's name."""
+
+    def restarted(self, service: str) -> None:
+        """Count a service's restart."""
+        self.restarts[service] += 1
 
 
 @asynccontextmanager
@@ -130,12 +142,14 @@ async def services(config: Config, ports: Ports, facts: Facts) -> AsyncIterator[
     """
     async with AsyncExitStack() as stack:
         nursery = await stack.enter_async_context(trio.open_nursery())
-        driver = await nursery.start(keep_open, ports.open_driver)
+        driver = await nursery.start(partial(keep_open, ports.open_driver, counts=facts.driver))
         holdings = _holdings(config, ports)
         discovery = Discovery(driver, holdings.held, facts.inventory, wiring.discovery_settings(config), ports.clock)
         await nursery.start(discovery.serve)
         _tell_inventory(facts.inventory.value, config)
-        await nursery.start(restartable("pod watch", partial(podwatch.serve, ports.cluster, facts.pods), Budget()))
+        await nursery.start(
+            restartable("pod watch", partial(podwatch.serve, ports.cluster, facts.pods), Budget(), facts.restarted)
+        )
         await nursery.start(_scanner(config, ports, facts, driver))
         if config.memory_enforcer:
             await nursery.start(_enforcer(config, ports, facts, driver))
@@ -145,6 +159,8 @@ async def services(config: Config, ports: Ports, facts: Facts) -> AsyncIterator[
         await nursery.start(
             Plugins(facts.inventory, _plugin_maker(config, ports, facts, holdings, Mint(keys, succession))).serve
         )
+        for endpoint in _exporters(config, ports, facts):
+            await nursery.start(endpoint)
         await ports.manager.ready(f"sharing {', '.join(facts.inventory.value.resources) or 'nothing'}")
         try:
             yield
@@ -163,7 +179,11 @@ def _holdings(config: Config, ports: Ports) -> Holdings:
 def _scanner(config: Config, ports: Ports, facts: Facts, driver: GpuDriver) -> Service:
     neighbours = scanner.Neighbours(driver, ports.processes, ports.assignments, ports.cluster, ports.clock)
     settings = wiring.scan_settings(config)
-    alive = ports.manager.alive
+
+    async def alive() -> None:
+        facts.pulse.beat_at = ports.clock.monotonic()
+        await ports.manager.alive()
+
     return partial(scanner.serve, neighbours, facts.inventory, facts.pods, facts.usage, settings, alive=alive)
 
 
@@ -176,7 +196,35 @@ def _enforcer(config: Config, ports: Ports, facts: Facts, driver: GpuDriver) -> 
 def _device_api(config: Config, ports: Ports, facts: Facts, driver: GpuDriver, keys: Keys, succession: Succession) -> Service:
     cells = DeviceApiFacts(facts.inventory, facts.usage, facts.enforcement, ports.processes, driver.info)
     api = DeviceApi(wiring.device_api_settings(config), cells, keys, succession)
-    return restartable("device API", api.serve, Budget())
+    return restartable("device API", api.serve, Budget(), facts.restarted)
+
+
+def _exporters(config: Config, ports: Ports, facts: Facts) -> Iterator[Service]:
+    """Yield the metrics endpoints, if they are wanted: the daemon's own, then the GPUs'."""
+    if not config.exporter.enabled:
+        return
+    sources = exporter.Sources(
+        node=wiring.node_name(config),
+        inventory=facts.inventory,
+        usage=facts.usage,
+        enforcement=facts.enforcement,
+        pods=facts.pods,
+        plugins=facts.plugins,
+        restarts=facts.restarts,
+        driver=facts.driver,
+        reloads=facts.reloads,
+        pulse=facts.pulse,
+        cluster_counts=ports.cluster.counts,
+        clock=ports.clock,
+    )
+    switches = wiring.exporter_switches(config)
+    for name, address, routes in (
+        ("daemon metrics", config.exporter.daemon_address, exporter.daemon_routes(sources, switches)),
+        ("GPU metrics", config.exporter.address, exporter.gpu_routes(sources, switches)),
+    ):
+        note = partial(facts.endpoints.__setitem__, name)
+        service = partial(exporter.serve, *wiring.host_and_port(address), routes, on_listening=note)
+        yield restartable(name, service, Budget(), facts.restarted)
 
 
 def _isolation(config: Config, mint: Mint) -> Isolation:

@@ -66,6 +66,8 @@ async def _show(root: Path, *, live: bool) -> None:
         screen.follow(facts)
         for resource in facts.inventory.value.resources:
             screen.say(f"advertised  {resource}: {node.kubelet.capacity(resource)[1]} meta-devices")
+        for name, address in facts.endpoints.items():
+            screen.say(f"serving     {name}: http://{address}/metrics")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_visitors, node, screen.say)
             nursery.start_soon(_glutton, node, screen.say)
@@ -97,6 +99,7 @@ def _config(root: Path) -> Config:
             "stateDir": str(root / "state"),
             "kubelet": {"devicePluginDir": str(root / "device-plugins")},
             "deviceApi": {"address": ":0"},
+            "exporter": {"address": "127.0.0.1:0", "daemonAddress": "127.0.0.1:0", "perProcess": True},
         }
     )
 

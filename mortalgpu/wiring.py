@@ -17,6 +17,8 @@ from mortalgpu.deviceapi.keys import KeySettings, SecretSource
 from mortalgpu.deviceapi.server import ADMIN_SOCKET_NAME, SOCKET_NAME, DeviceApiSettings
 from mortalgpu.enforcer.service import EnforcerSettings
 from mortalgpu.errors import ConfigError, HostError
+from mortalgpu.exporter.checks import Patience
+from mortalgpu.exporter.service import Switches
 from mortalgpu.model.grant import Mount
 from mortalgpu.scan.books import BooksTempo
 from mortalgpu.scan.discovery import DiscoverySettings
@@ -161,6 +163,23 @@ def scan_settings(config: Config) -> ScanSettings:
 def enforcer_settings(config: Config) -> EnforcerSettings:
     """Return what the enforcer takes; whether it runs at all is the key memoryEnforcer."""
     return EnforcerSettings(dry_run=config.enforcer.dry_run, grace_seconds=config.enforcer.grace_seconds)
+
+
+def exporter_switches(config: Config) -> Switches:
+    """Return what the metrics pages show beyond the usual, and how much patience the checks of health have."""
+    longest_scan_pause_seconds = 3 * config.device_manager.processes_discovery_period
+    return Switches(
+        metagpu_names=config.exporter.metagpu_names,
+        per_process=config.exporter.per_process,
+        enforces=lambda: config.memory_enforcer and not config.enforcer.dry_run,
+        patience=Patience(scan_seconds=max(Patience().scan_seconds, longest_scan_pause_seconds)),
+    )
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """Split an address of the configuration; an IPv6 host comes without its brackets."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
 
 
 def cluster(config: Config, environ: Mapping[str, str]) -> Cluster:

@@ -13,7 +13,8 @@ from typing import TypeVar
 import trio
 
 from mortalgpu.driver.base import GpuDriver, OpenDriver
-from mortalgpu.errors import DriverError, DriverLost
+from mortalgpu.errors import DriverError, DriverLost, DriverTimeout
+from mortalgpu.model.counts import DriverCounts
 from mortalgpu.model.device import Device, DriverInfo, Fault, GpuProcess, HealthEvent, Memory, Utilization
 
 log = logging.getLogger(__name__)
@@ -25,13 +26,15 @@ async def keep_open(
     open_driver: OpenDriver,
     *,
     pause_seconds: float = 1.0,
+    counts: DriverCounts | None = None,
     task_status: trio.TaskStatus[GpuDriver] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Keep the driver open until cancelled; `started` with the driver to use, once it is open for the first time.
 
-    Raises DriverError when it cannot be opened the first time.
+    What fails is counted in `counts`. Raises DriverError when it cannot be opened the first time.
     """
-    lasting = _LastingDriver()
+    counts = DriverCounts() if counts is None else counts
+    lasting = _LastingDriver(counts)
     async with open_driver() as driver:
         task_status.started(lasting)
         reason = await lasting.serve_with(driver)
@@ -41,6 +44,7 @@ async def keep_open(
         try:
             async with open_driver() as driver:
                 log.warning("driver opened anew")
+                counts.reopened += 1
                 reason = await lasting.serve_with(driver)
             log.warning("driver lost, opening it anew", extra={"reason": reason})
         except DriverError as error:
@@ -48,10 +52,17 @@ async def keep_open(
             log.debug("driver not back", extra={"error": str(error)})
 
 
+def _kind(error: DriverError) -> str:
+    if isinstance(error, DriverLost):
+        return "lost"
+    return "timeout" if isinstance(error, DriverTimeout) else "failed"
+
+
 class _LastingDriver:
     """The port's verbs, by the driver that is open at present."""
 
-    def __init__(self) -> None:
+    def __init__(self, counts: DriverCounts) -> None:
+        self._counts = counts
         self._driver: GpuDriver | None = None
         self._lost = trio.Event()
         self.reason = ""
@@ -72,8 +83,9 @@ class _LastingDriver:
             raise DriverLost(f"the GPU driver is gone and is tried again and again; last: {self.reason}")
         try:
             return await verb(driver)
-        except DriverLost as error:
-            if self._driver is driver:
+        except DriverError as error:
+            self._counts.errors[_kind(error)] += 1
+            if isinstance(error, DriverLost) and self._driver is driver:
                 self._driver, self.reason = None, str(error)
                 self._lost.set()
             raise

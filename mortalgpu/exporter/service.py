@@ -68,13 +68,22 @@ class Switches:
 
 
 async def serve(
-    host: str, port: int, routes: Mapping[str, Route], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    host: str,
+    port: int,
+    routes: Mapping[str, Route],
+    *,
+    on_listening: Callable[[str], None] = lambda _: None,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve these paths until cancelled. Started once clients can connect. Raises HostError when the address cannot be had."""
+    """Serve these paths until cancelled. Started once clients can connect; `on_listening` hears where (`host:port`).
+
+    Port 0 lets the system choose. Raises HostError when the address cannot be had.
+    """
     listeners = await listen_tcp(host, port)
-    for listener in listeners:
-        address, bound, *_ = listener.socket.getsockname()
-        log.info("serving metrics", extra={"address": f"{address}:{bound}"})
+    address, bound, *_ = listeners[0].socket.getsockname()
+    where = f"[{address}]:{bound}" if ":" in address else f"{address}:{bound}"
+    log.info("serving metrics", extra={"address": where})
+    on_listening(where)
     await HttpServer(routes).serve(listeners, task_status=task_status)
 
 
