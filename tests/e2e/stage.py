@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+import grpc
+
+from mortalgpu.rpc.pb.device.v1 import device_pb2 as pb
 from tests.e2e.daemon import Daemon
 from tests.e2e.node import NODE_NAME, ContainerStatus, Node
 from tests.e2e.pods import Container, Pod
@@ -98,8 +101,13 @@ class Stage:
 
     def actor(self, pod: str, container: str = "main") -> Actor:
         """Wait until kubelet says that the container runs, and return it."""
-        eventually(f"{pod}/{container}", lambda: self.status(pod, container).running, seconds=30)
-        return self._actor(pod, container, self.status(pod, container).id)
+
+        def running_id() -> str:
+            status = self.node.pods().get(pod)
+            found = [each for each in status.containers if each.name == container and each.running] if status else []
+            return found[0].id if found else ""
+
+        return self._actor(pod, container, eventually(f"{pod}/{container}", running_id, seconds=30))
 
     def appears(self, pod: str, container: str, *, other_than: str = "") -> Actor:
         """Wait for a running container of that name in the runtime, long before kubelet tells of it."""
@@ -108,7 +116,7 @@ class Stage:
 
     def _in_runtime(self, pod: str, container: str, other_than: str) -> str:
         labels = {"io.kubernetes.pod.name": f"{pod}-{NODE_NAME}", "io.kubernetes.container.name": container}
-        wanted = ",".join(f'labels."{name}"=={value}' for name, value in labels.items())
+        wanted = ",".join(f'labels."{name}"=="{value}"' for name, value in labels.items())
         made = set(self.node.containerd.ctr("containers", "ls", "-q", wanted).split()) - {other_than}
         return next(iter(made & self.node.tasks().keys()), "")
 
@@ -161,6 +169,14 @@ class Stage:
             held.clear()
             self._tell(device)
 
+    def known(self, actor: Actor) -> None:
+        """Wait until the daemon is certain of what the container holds."""
+        eventually(f"the daemon's knowledge of {actor.pod}", lambda: self._knows(actor), seconds=PATIENCE_SECONDS)
+
+    def _knows(self, actor: Actor) -> bool:
+        found = [each for each in containers(self.daemon) if each.container_id == actor.id]
+        return bool(found) and all(claim.HasField("memory_limit") for claim in found[0].container_devices)
+
     def kills(self) -> list[dict[str, Any]]:
         """Return the daemon's log lines about containers over their limit."""
         return self.daemon.events('"container over its limit"')
@@ -198,6 +214,17 @@ def command_of(pid: int) -> list[str]:
             return text.read().split("\0")[:-1]
     except (FileNotFoundError, ProcessLookupError):
         return []
+
+
+def containers(daemon: Daemon) -> list[pb.GpuContainer]:
+    """Return every container that the daemon knows to hold shares, by its socket for root."""
+    with grpc.insecure_channel(f"unix:{daemon.folder}/state/admin.sock") as channel:
+        call = channel.unary_unary(
+            "/device.v1.DeviceService/GetGpuContainers",
+            request_serializer=pb.GetGpuContainersRequest.SerializeToString,
+            response_deserializer=pb.GetGpuContainersResponse.FromString,
+        )
+        return list(call(pb.GetGpuContainersRequest(), timeout=10, wait_for_ready=True).gpu_containers)
 
 
 def quiet(seconds: float) -> None:
