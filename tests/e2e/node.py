@@ -4,8 +4,10 @@ Without an API server there is no node object; the nearest real view of "allocat
 which lists the healthy ids of each resource, and of the pods its /pods endpoint on loopback.
 """
 
+import itertools
 import json
 import os
+import random
 import shutil
 import socket
 import tempfile
@@ -92,12 +94,13 @@ class Node:
         self.start_kubelet()
 
     def start_kubelet(self, *, seconds: float = START_SECONDS) -> None:
-        """Start kubelet and wait until it answers; the pods it knew keep running."""
+        """Start kubelet and wait until it answers and takes registrations; the pods it knew keep running."""
         command = [KUBELET.path, "--config", self.folder / "kubelet.json", "--hostname-override", NODE_NAME]
         command += ["--root-dir", "/var/lib/kubelet", "--cert-dir", self.folder / "certs", "--v", "2"]
         self._kubelet = self.containerd.spawn("kubelet", command, self.log_path)
         try:
             eventually("kubelet's health", self._healthy, seconds=seconds)
+            eventually("kubelet's registration socket", self._takes_registrations, seconds=seconds)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self._kubelet.log()[-3000:]}") from None
 
@@ -213,6 +216,11 @@ class Node:
         except httpx.TransportError:
             return False
 
+    def _takes_registrations(self) -> bool:
+        # The file alone says nothing: kubelet leaves it behind when it ends.
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self.socket_dir / "kubelet.sock")) == 0
+
     def _configuration(self) -> dict[str, Any]:
         return {
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -245,14 +253,18 @@ class Node:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return loopback ports that nobody listens on now."""
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
+    """Return loopback ports that nobody listens on now, below the range from which the kernel gives ports to others."""
+    free = (port for port in random.SystemRandom().sample(range(20000, 30000), 1000) if _is_free(port))
+    return list(itertools.islice(free, count))
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def _pod_status(item: dict[str, Any]) -> PodStatus:
