@@ -29,6 +29,7 @@ test *words:
 # Build what the end-to-end tests run: kubelet, the device manager, images (root; minutes the first time, then cached).
 e2e-build:
     python -m tests.e2e.build
+    python -m tests.chart.build
     python -m tests.e2e.apiserver.build
 
 # The end-to-end tests: a real kubelet, containerd, the device manager alone, a Kubernetes API.
@@ -50,6 +51,10 @@ proto:
 # Rewrite the golden pages, to be read before they are committed.
 golden:
     MORTALGPU_REWRITE_GOLDEN=1 pytest -q tests -k golden -m "not e2e and not frozen and not gpu"
+
+# Make what in the chart follows from something else: the schema, the README's table, the manifests without Helm.
+chart:
+    python packaging/chart.py
 
 # Format the source.
 format:

@@ -26,10 +26,10 @@ from mortalgpu.errors import ConfigError
 Tree = dict[str, Any]
 
 CHART_KEYS = (
-    *("affinity", "clusterRole", "config", "dashboard", "exporter", "extraEnv", "fullnameOverride", "global", "image"),
-    *("imagePullSecrets", "livenessProbe", "nameOverride", "networkPolicy", "nodeSelector", "podAnnotations", "podLabels"),
-    *("podSecurityContext", "priorityClassName", "prometheusRule", "rbac", "readinessProbe", "resources", "runtimeClassName"),
-    *("scc", "securityContext", "service", "serviceAccount", "tolerations", "updateStrategy"),
+    *("affinity", "config", "dashboard", "exporter", "extraEnv", "extraVolumeMounts", "extraVolumes", "fullnameOverride"),
+    *("global", "hostNetwork", "image", "imagePullSecrets", "keysSecret", "livenessProbe", "nameOverride", "networkPolicy"),
+    *("nodeSelector", "podAnnotations", "podLabels", "priorityClassName", "prometheusRule", "rbac", "readinessProbe"),
+    *("resources", "runtimeClassName", "scc", "securityContext", "service", "serviceAccount", "tolerations", "updateStrategy"),
 )
 """What may stand beside `config` in a chart's values file."""
 
