@@ -53,8 +53,13 @@ class Plugins:
                 starting.start_soon(nursery.start, self._run_one, resource)
 
     async def _run_one(self, resource: str, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        try:
-            with self._running[resource]:
-                await self._make_plugin(resource).serve(task_status=task_status)
-        finally:
-            del self._running[resource]
+        """Run the plugin of a resource until it was without a device for a while, and again should one have come meanwhile."""
+        while True:
+            try:
+                with self._running[resource]:
+                    await self._make_plugin(resource).serve(task_status=task_status)
+            finally:
+                del self._running[resource]
+            if resource not in self._inventory.value.resources:
+                return
+            self._running[resource], task_status = trio.CancelScope(), trio.TASK_STATUS_IGNORED
