@@ -50,11 +50,12 @@ from mortalgpu.kubelet.checkpoint import read_checkpoint
 from mortalgpu.kubelet.podresources import PodResources
 from mortalgpu.kubelet.registration import KubeletRegistrar
 from mortalgpu.latest import Latest
-from mortalgpu.model.counts import DriverCounts, PluginCounts, Pulse, ReloadCounts
+from mortalgpu.model.counts import DriverCounts, EventCounts, PluginCounts, Pulse, ReloadCounts
+from mortalgpu.model.grant import Mount
 from mortalgpu.model.kill import NO_ENFORCEMENT, Enforcement
 from mortalgpu.model.share import Inventory
 from mortalgpu.model.usage import Usage
-from mortalgpu.scan import podwatch, scanner
+from mortalgpu.scan import news, podwatch, scanner
 from mortalgpu.scan.discovery import Discovery
 from mortalgpu.scan.holdings import Holdings
 from mortalgpu.sharing import evidence
@@ -90,6 +91,7 @@ class Facts:
     enforcement: Latest[Enforcement] = field(default_factory=lambda: Latest(NO_ENFORCEMENT))
     plugins: dict[str, PluginCounts] = field(default_factory=dict)
     driver: DriverCounts = field(default_factory=DriverCounts)
+    events: EventCounts = field(default_factory=Counter)
     restarts: Counter[str] = field(default_factory=Counter)
     reloads: ReloadCounts = field(default_factory=ReloadCounts)
     pulse: Pulse = field(default_factory=Pulse)
@@ -144,21 +146,23 @@ async def services(config: Config, ports: Ports, facts: Facts) -> AsyncIterator[
         nursery = await stack.enter_async_context(trio.open_nursery())
         driver = await nursery.start(partial(keep_open, ports.open_driver, counts=facts.driver))
         holdings = _holdings(config, ports)
-        discovery = Discovery(driver, holdings.held, facts.inventory, wiring.discovery_settings(config), ports.clock)
+        settings = wiring.discovery_settings(config)
+        discovery = Discovery(driver, holdings.held, facts.inventory, settings, ports.clock, facts.events)
         await nursery.start(discovery.serve)
         _tell_inventory(facts.inventory.value, config)
         await nursery.start(
             restartable("pod watch", partial(podwatch.serve, ports.cluster, facts.pods), Budget(), facts.restarted)
         )
+        await nursery.start(partial(news.serve, facts.inventory, ports.cluster))
         await nursery.start(_scanner(config, ports, facts, driver))
         if config.memory_enforcer:
             await nursery.start(_enforcer(config, ports, facts, driver))
         keys, succession = Keys(wiring.key_settings(config)), Succession()
         if config.device_api.enabled:
             await nursery.start(_device_api(config, ports, facts, driver, keys, succession))
-        await nursery.start(
-            Plugins(facts.inventory, _plugin_maker(config, ports, facts, holdings, Mint(keys, succession))).serve
-        )
+        isolation = _isolation(config, Mint(keys, succession), await wiring.container_mounts(config))
+        nursery.start_soon(wiring.keep_mgctl_tidy, config)
+        await nursery.start(Plugins(facts.inventory, _plugin_maker(config, ports, facts, holdings, isolation)).serve)
         for endpoint in _exporters(config, ports, facts):
             await nursery.start(endpoint)
         await ports.manager.ready(f"sharing {', '.join(facts.inventory.value.resources) or 'nothing'}")
@@ -212,6 +216,7 @@ def _exporters(config: Config, ports: Ports, facts: Facts) -> Iterator[Service]:
         plugins=facts.plugins,
         restarts=facts.restarts,
         driver=facts.driver,
+        events=facts.events,
         reloads=facts.reloads,
         pulse=facts.pulse,
         cluster_counts=ports.cluster.counts,
@@ -227,8 +232,7 @@ def _exporters(config: Config, ports: Ports, facts: Facts) -> Iterator[Service]:
         yield restartable(name, service, Budget(), facts.restarted)
 
 
-def _isolation(config: Config, mint: Mint) -> Isolation:
-    mounts = (*wiring.configured_mounts(config), *wiring.socket_mounts(config))
+def _isolation(config: Config, mint: Mint, mounts: tuple[Mount, ...]) -> Isolation:
     return NoIsolation(
         EditSettings(
             mgctl_address=wiring.mgctl_address(config),
@@ -239,9 +243,10 @@ def _isolation(config: Config, mint: Mint) -> Isolation:
     )
 
 
-def _plugin_maker(config: Config, ports: Ports, facts: Facts, holdings: Holdings, mint: Mint) -> Callable[[str], Plugin]:
+def _plugin_maker(
+    config: Config, ports: Ports, facts: Facts, holdings: Holdings, isolation: Isolation
+) -> Callable[[str], Plugin]:
     allocator = wiring.allocator(config)
-    isolation = _isolation(config, mint)
     directory = Path(config.kubelet.device_plugin_dir)
 
     def make(resource: str) -> Plugin:

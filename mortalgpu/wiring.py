@@ -1,10 +1,14 @@
 """From the configuration to what the services take: rules, policies, settings. Used by the composition roots only."""
 
+import logging
 import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
 
+import trio
+
+from mortalgpu import __version__
 from mortalgpu.allocator import collocate, spread
 from mortalgpu.allocator.base import Allocator, Policy, Terms
 from mortalgpu.allocator.external import ExternalAllocator
@@ -19,6 +23,8 @@ from mortalgpu.enforcer.service import EnforcerSettings
 from mortalgpu.errors import ConfigError, HostError
 from mortalgpu.exporter.checks import Patience
 from mortalgpu.exporter.service import Switches
+from mortalgpu.isolation import mgctl_mount
+from mortalgpu.kubelet.checkpoint import FILE_NAME
 from mortalgpu.model.grant import Mount
 from mortalgpu.scan.books import BooksTempo
 from mortalgpu.scan.discovery import DiscoverySettings
@@ -30,10 +36,12 @@ from mortalgpu.sharing.rules import ShareRule, check_rules
 from mortalgpu.statefile import read_state
 from mortalgpu.units import from_mib
 
+log = logging.getLogger(__name__)
+
 LAYOUT_FILE = "layout.json"
 SOCKET_DIRECTORY = "socket"
 """Below the state directory: what containers may see of it."""
-CONTAINER_SOCKET_DIRECTORY = "/run/mortalgpu"
+TIDY_SECONDS = 3600.0
 
 
 def share_rules(config: Config) -> tuple[ShareRule, ...]:
@@ -128,24 +136,40 @@ def mgctl_address(config: Config) -> str:
     if config.device_api.advertise:
         return config.device_api.advertise
     if _has_socket_mount(config):
-        return f"unix://{CONTAINER_SOCKET_DIRECTORY}/{SOCKET_NAME}"
+        return f"unix://{mgctl_mount.SOCKET_DIRECTORY}/{SOCKET_NAME}"
     return f"{os.environ.get('NODE_IP') or node_name(config)}:{config.device_api.address.rpartition(':')[2]}"
 
 
-def socket_mounts(config: Config) -> tuple[Mount, ...]:
-    """Return the mount of the device API's socket directory; of the directory, so that a new socket is seen inside."""
-    if not _has_socket_mount(config):
-        return ()
-    return (Mount(str(Path(config.state_path) / SOCKET_DIRECTORY), CONTAINER_SOCKET_DIRECTORY),)
+async def container_mounts(config: Config) -> tuple[Mount, ...]:
+    """Publish mgctl on the host, and return every mount that containers get: mgctl, the API's socket, the configured ones.
+
+    A missing mgctl is a warning: containers that start without it are better than none.
+    """
+    configured = tuple(Mount(mount.host_path, mount.container_path, mount.read_only) for mount in config.plugin_mounts)
+    socket_directory = Path(config.state_path) / SOCKET_DIRECTORY
+    socket = (mgctl_mount.socket_mount(socket_directory),) if _has_socket_mount(config) else ()
+    host_mount = config.mgctl.host_mount
+    if not host_mount.enabled:
+        return configured
+    source, host_path = Path(config.mgctl.source_path), Path(host_mount.host_path)
+    try:
+        published = await trio.to_thread.run_sync(mgctl_mount.publish, source, host_path, __version__)
+    except HostError as error:
+        log.warning("containers get no mgctl", extra={"cause": str(error)})
+        return (*socket, *configured)
+    return (*mgctl_mount.mounts(published, host_mount.container_path), *socket, *configured)
+
+
+async def keep_mgctl_tidy(config: Config) -> None:
+    """Remove published versions of mgctl that nobody needs any more, now and every hour, until cancelled."""
+    checkpoint = Path(config.kubelet.device_plugin_dir) / FILE_NAME
+    while True:
+        await trio.to_thread.run_sync(mgctl_mount.clean_up, Path(config.mgctl.host_mount.host_path), checkpoint)
+        await trio.sleep(TIDY_SECONDS)
 
 
 def _has_socket_mount(config: Config) -> bool:
     return config.device_api.enabled and config.device_api.socket_mount and config.mgctl.host_mount.enabled
-
-
-def configured_mounts(config: Config) -> tuple[Mount, ...]:
-    """Return the mounts of pluginMounts."""
-    return tuple(Mount(mount.host_path, mount.container_path, mount.read_only) for mount in config.plugin_mounts)
 
 
 def scan_settings(config: Config) -> ScanSettings:
