@@ -223,10 +223,10 @@ def _exporters(config: Config, ports: Ports, facts: Facts) -> Iterator[Service]:
         clock=ports.clock,
     )
     switches = wiring.exporter_switches(config)
-    for name, address, routes in (
-        ("daemon metrics", config.exporter.daemon_address, exporter.daemon_routes(sources, switches)),
-        ("GPU metrics", config.exporter.address, exporter.gpu_routes(sources, switches)),
-    ):
+    endpoints = [("daemon metrics", config.exporter.daemon_address, exporter.daemon_routes(sources, switches))]
+    if config.exporter.gpus:
+        endpoints.append(("GPU metrics", config.exporter.address, exporter.gpu_routes(sources, switches)))
+    for name, address, routes in endpoints:
         note = partial(facts.endpoints.__setitem__, name)
         service = partial(exporter.serve, *wiring.host_and_port(address), routes, on_listening=note)
         yield restartable(name, service, Budget(), facts.restarted)

@@ -42,6 +42,10 @@ class NvmlSettings:
     library: str = ""
     sysfs: Path = Path("/sys")
     call_seconds: float = 2.0
+    probe_seconds: float = 0.3
+    """For a probe: the list of devices must tell of a silent one within a second, and a healthy one answers in microseconds."""
+    second_probe_seconds: float = 0.15
+    """For the probe of the others, once one was silent."""
     enumerate_seconds: float = 10.0
     open_seconds: float = 60.0
     event_wait_seconds: float = 0.25
@@ -153,11 +157,21 @@ class NvmlDriver:
         return await self._each("listing the processes", uuids, read_processes)
 
     async def probe(self, uuids: Sequence[str]) -> Mapping[str, Fault | None]:
-        """Ask each device for its memory: a call that reaches the hardware's side of the driver."""
-        readings = await self.memory(uuids)
+        """Ask each device for its memory: a call that reaches the hardware's side of the driver.
+
+        A device that does not answer in time is left behind with a Fault, and the others are asked without it; when yet
+        another one is silent, the driver is.
+        """
+        action, settings = "probing", self._settings
+        try:
+            readings = await self._each(action, uuids, read_memory, min(settings.probe_seconds, settings.call_seconds))
+        except DriverTimeout:
+            readings = await self._each(action, uuids, read_memory, settings.second_probe_seconds)
         return {uuid: reading if isinstance(reading, Fault) else None for uuid, reading in readings.items()}
 
-    async def _each(self, action: str, uuids: Iterable[str], read: Callable[[Handle], _T]) -> dict[str, _T | Fault]:
+    async def _each(
+        self, action: str, uuids: Iterable[str], read: Callable[[Handle], _T], seconds: float = 0.0
+    ) -> dict[str, _T | Fault]:
         wanted = tuple(uuids)
         stuck = self._stuck_gpus()
 
@@ -172,7 +186,7 @@ class NvmlDriver:
             hop.uuid = ""
             return answers
 
-        return await self._worker.run(action, work, self._settings.call_seconds)
+        return await self._worker.run(action, work, seconds or self._settings.call_seconds)
 
     def _read(self, uuid: str, read: Callable[[Handle], _T]) -> _T | Fault:
         """Read one device. A handle that may have outlived its device is looked up anew, once."""

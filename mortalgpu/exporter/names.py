@@ -199,6 +199,12 @@ SERVICE_RESTARTS = Metric(
 DRIVER_ERRORS = Metric("mortalgpu_driver_errors_total", COUNTER, "Driver calls that failed, by kind.", ("kind",))
 DRIVER_ABANDONED = Metric("mortalgpu_driver_abandoned_calls_total", COUNTER, "Driver calls that did not return in time.")
 DRIVER_REOPENED = Metric("mortalgpu_driver_reopened_total", COUNTER, "How often a lost driver was opened anew.")
+DRIVER_EVENTS = Metric(
+    "mortalgpu_driver_events_total",
+    COUNTER,
+    "What the driver reported by itself; no device: all of them.",
+    ("device", "kind", "xid"),
+)
 CLUSTER_SYNCED = Metric(
     "mortalgpu_cluster_synced", GAUGE, "1 while the source of pods answers, 0 while its last word is used.", ("source",)
 )
@@ -227,7 +233,7 @@ MAX_FILES = Metric("process_max_fds", GAUGE, "How many file descriptors may be o
 
 OWN_PROCESS_METRICS = (CPU, RESIDENT_MEMORY, VIRTUAL_MEMORY, START_TIME, OPEN_FILES, MAX_FILES)
 ITSELF_METRICS = (BUILD_INFO, READY, SERVICE_RESTARTS)
-DRIVER_METRICS = (DRIVER_ERRORS, DRIVER_ABANDONED, DRIVER_REOPENED)
+DRIVER_METRICS = (DRIVER_ERRORS, DRIVER_ABANDONED, DRIVER_REOPENED, DRIVER_EVENTS)
 CLUSTER_METRICS = (CLUSTER_SYNCED, CLUSTER_LISTS, CLUSTER_FAILURES, CLUSTER_NOTES)
 CONFIG_METRICS = (CONFIG_RELOADS, CONFIG_RELOAD_SUCCESS, CONFIG_RELOAD_TIME)
 

@@ -30,7 +30,7 @@ from mortalgpu.exporter.http import Answer, HttpServer, Request, Route
 from mortalgpu.exporter.page import Collect, Page
 from mortalgpu.host.base import WallClock
 from mortalgpu.latest import Latest
-from mortalgpu.model.counts import DriverCounts, PluginCounts, Pulse, ReloadCounts
+from mortalgpu.model.counts import DriverCounts, EventCounts, PluginCounts, Pulse, ReloadCounts
 from mortalgpu.model.kill import Enforcement
 from mortalgpu.model.share import Inventory
 from mortalgpu.model.usage import Usage
@@ -51,6 +51,7 @@ class Sources:
     plugins: Mapping[str, PluginCounts]
     restarts: Mapping[str, int]
     driver: DriverCounts
+    events: EventCounts
     reloads: ReloadCounts
     pulse: Pulse
     cluster_counts: Callable[[], ClusterCounts]
@@ -121,7 +122,7 @@ def daemon_routes(sources: Sources, switches: Switches) -> Mapping[str, Route]:
         "allocation": lambda: allocation.collect(sources.inventory.value, sources.plugins),
         "scan": lambda: scan.collect(sources.usage.value),
         "enforcement": lambda: enforcement.collect(sources.enforcement.value, enabled=switches.enforces()),
-        "driver": lambda: driver.collect(sources.driver),
+        "driver": lambda: driver.collect(sources.driver, sources.events),
         "cluster": lambda: cluster.collect(sources.pods.value, sources.cluster_counts()),
         "configuration": lambda: configuration.collect(sources.reloads),
     }

@@ -8,6 +8,10 @@ LATENCY_BUCKETS_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1,
 """Upper bounds; one more bucket above the last takes the rest."""
 
 
+EventCounts = Counter[tuple[str, str, int]]
+"""What the driver reported by itself, by device (empty: all), kind and code."""
+
+
 @dataclass(slots=True)
 class Histogram:
     """How long something took, in seconds: not cumulative counts by bucket, and the sum."""

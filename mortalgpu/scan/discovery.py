@@ -14,6 +14,7 @@ Reads the driver, the remembered layout and the holdings; publishes `Latest[Inve
 """
 
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,7 +25,8 @@ from mortalgpu.driver.base import GpuDriver
 from mortalgpu.errors import ConfigError, DriverError, DriverLost, HostError
 from mortalgpu.host.base import WallClock
 from mortalgpu.latest import Latest
-from mortalgpu.model.device import Device, Fault, Health
+from mortalgpu.model.counts import EventCounts
+from mortalgpu.model.device import Device, Fault, Health, HealthEvent
 from mortalgpu.model.share import Inventory
 from mortalgpu.scan.health import (
     NO_TROUBLES,
@@ -43,6 +45,8 @@ from mortalgpu.statefile import read_state, write_state
 log = logging.getLogger(__name__)
 
 SHORTEST_ENUMERATION_PAUSE_SECONDS = 0.5
+QUIET_LOG_SECONDS = 10.0
+"""How often one and the same event of the driver is logged."""
 
 AskHeld = Callable[[], Awaitable[tuple[Mapping[str, Held] | None, Mapping[str, int]]]]
 
@@ -66,7 +70,13 @@ class Discovery:
     """Keeps the inventory true. Its state is private to its own tasks; the outside reads `inventory`."""
 
     def __init__(
-        self, driver: GpuDriver, held: AskHeld, inventory: Latest[Inventory], settings: DiscoverySettings, clock: WallClock
+        self,
+        driver: GpuDriver,
+        held: AskHeld,
+        inventory: Latest[Inventory],
+        settings: DiscoverySettings,
+        clock: WallClock,
+        events: EventCounts | None = None,
     ) -> None:
         self._driver = driver
         self._held = held
@@ -80,6 +90,8 @@ class Discovery:
         self._remembered: Mapping[str, LayoutEntry] = {}
         self._layout = Inventory()
         self._enumerate_now = trio.Event()
+        self._events: EventCounts = Counter() if events is None else events
+        self._told_events: dict[tuple[str, str, int], tuple[float, int]] = {}
         self._driver_silent = False
         self._driver_gone = False
         self._settling = trio.Lock()
@@ -268,12 +280,29 @@ class Discovery:
                 event = await self._driver.health_event()
             except DriverError as error:
                 log.debug("waiting for driver events failed", extra={"error": str(error)})
-                await trio.sleep(1)
+                await trio.sleep(self._settings.probe_seconds)
                 continue
-            log.warning("driver reported an event", extra={"kind": event.kind, "code": event.code, "device": event.uuid})
+            self._tell_event(event)
             now, monotonic = self._clock.now(), self._clock.monotonic()
             self._troubles = after_event(self._troubles, event, self._devices, self._settings.policy, now, monotonic)
             self._publish()
+
+    def _tell_event(self, event: HealthEvent) -> None:
+        """Count an event and log it, but not each one of a storm."""
+        key, now = (event.uuid or "", event.kind, event.code), self._clock.monotonic()
+        self._events[key] += 1
+        told_at, told = self._told_events.get(key, (float("-inf"), 0))
+        if now - told_at >= QUIET_LOG_SECONDS:
+            self._told_events[key] = now, self._events[key]
+            log.warning(
+                "driver reported an event",
+                extra={
+                    "kind": event.kind,
+                    "code": event.code,
+                    "device": event.uuid,
+                    "count": self._events[key] - told,
+                },
+            )
 
     def _publish(self, *, always: bool = False) -> None:
         health = judge((shared.device for shared in self._layout.devices), self._troubles, self._health, self._clock.now())

@@ -1,5 +1,6 @@
 """A node's facts as its services would have published them: the worked example with two notebooks, one of them too large."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from mortalgpu.cluster.base import ClusterCounts, PodsView
@@ -150,6 +151,7 @@ class Facts:
             plugins=self.plugins,
             restarts={"pod watch": 1},
             driver=self.driver,
+            events=Counter({(A100_UUID, "xid", 79): 1, (V100_ID, "ecc_single", 0): 3}),
             reloads=self.reloads,
             pulse=self.pulse,
             cluster_counts=lambda: ClusterCounts(5, 1, 3, 0, 2),

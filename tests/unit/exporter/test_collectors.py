@@ -1,5 +1,6 @@
 """What each collector makes of odd facts: unknown figures, names that meet, shares without processes."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -158,8 +159,9 @@ def test_a_scan_that_never_was_has_no_time() -> None:
 def test_an_abandoned_call_counts_as_an_error_too() -> None:
     counts = DriverCounts()
     counts.errors.update(timeout=2, lost=1)
-    families = list(driver.collect(counts))
+    families = list(driver.collect(counts, Counter({("", "lost", 0): 1})))
     assert rows(families, names.DRIVER_ABANDONED) == {(): 2}
+    assert rows(families, names.DRIVER_EVENTS) == {("", "lost", ""): 1}
     assert rows(families, names.DRIVER_ERRORS) == {("failed",): 0, ("lost",): 1, ("timeout",): 2}
 
 
