@@ -153,6 +153,8 @@ class Exporter(Section, frozen=True):
     """exporter.*: the two metrics endpoints."""
 
     enabled: bool = True
+    gpus: bool = True
+    """Off: only the daemon's own metrics and probes are served."""
     address: Address = "0.0.0.0:2113"
     daemon_address: Address = "0.0.0.0:2112"
     metagpu_names: bool = False

@@ -92,7 +92,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- $_ := set $config.deviceApi "address" (include "mortalgpu.address" (list $config.deviceApi.address $ports.grpc 50052 "service.ports.grpc")) -}}
 {{- $_ := set $config.exporter "daemonAddress" (include "mortalgpu.address" (list $config.exporter.daemonAddress $ports.mgdpMetrics 2112 "service.ports.mgdpMetrics")) -}}
 {{- $_ := set $config.exporter "address" (include "mortalgpu.address" (list $config.exporter.address $ports.exporter 2113 "service.ports.exporter")) -}}
-{{- $_ := set $config.exporter "enabled" (and .Values.exporter.enabled $config.exporter.enabled) -}}
+{{- $_ := set $config.exporter "gpus" (and .Values.exporter.enabled $config.exporter.gpus) -}}
 {{- $security := $config.grpcSecurity -}}
 {{- range $name := list "jwtSecret" "previousJwtSecret" "deviceToken" "containerToken" -}}
 {{- $file := printf "%sFile" $name -}}
@@ -141,6 +141,11 @@ accepted beside its successor, so that the tokens of running containers stay goo
 {{- end -}}
 {{- end -}}
 {{- toYaml $secrets -}}
+{{- end -}}
+
+{{/* Not empty when the metrics of the GPUs are served. */}}
+{{- define "mortalgpu.gpuMetrics" -}}
+{{- if and .Values.exporter.enabled .Values.config.exporter.enabled .Values.config.exporter.gpus -}}yes{{- end -}}
 {{- end -}}
 
 {{/* Resource names, each once. */}}

@@ -166,7 +166,14 @@ ROWS = (
         for name in ("previousJwtSecret", "deviceToken", "containerToken")
     ),
     Row("config.deviceApi.enabled", False, lambda rendered: "grpc" in rendered.ports, True, False),
-    Row("config.exporter.enabled", False, lambda rendered: rendered.config["exporter"]["enabled"], True, False),
+    Row(
+        "config.exporter.enabled",
+        False,
+        lambda rendered: sorted(rendered.ports),
+        ["exporter", "grpc", "mgdp-metrics"],
+        ["grpc"],
+    ),
+    Row("config.exporter.enabled", False, lambda rendered: "livenessProbe" in rendered.container, True, False),
     Row("config.exporter.daemonAddress", "127.0.0.1:2112", probe_host, None, "127.0.0.1"),
     # Image, names, accounts.
     Row("image.repository", "local/gpu", container("image"), "mortalgpu:0.1.0", "local/gpu:0.1.0"),
@@ -267,7 +274,7 @@ ROWS = (
     ),
     Row("service.ports.exporter", 9113, service_port("exporter"), (2113, 2113, "0.0.0.0:2113"), (9113, 9113, "0.0.0.0:9113")),
     Row("exporter.enabled", False, lambda rendered: "exporter" in rendered.ports, True, False),
-    Row("exporter.enabled", False, lambda rendered: rendered.config["exporter"]["enabled"], True, False),
+    Row("exporter.enabled", False, lambda rendered: rendered.config["exporter"]["gpus"], True, False),
     Row("exporter.serviceMonitor.enabled", False, has("ServiceMonitor"), True, False, apis=(MONITORING,)),
     Row("exporter.serviceMonitor.interval", "1m", endpoint_interval, {"15s"}, {"1m"}, apis=(MONITORING,)),
     Row("exporter.serviceMonitor.labels", {"a": "b"}, label_of("ServiceMonitor", "a"), None, "b", apis=(MONITORING,)),
@@ -329,6 +336,7 @@ CONFIG_VALUES: Mapping[str, Any] = {
     "enforcer.graceSeconds": 3,
     "enforcer.maxOvercommit": 2.5,
     "exporter.enabled": False,
+    "exporter.gpus": False,
     "exporter.address": "[::]:2113",
     "exporter.daemonAddress": "[::]:2112",
     "exporter.metagpuNames": True,
