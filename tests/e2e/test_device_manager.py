@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mortalgpu.simulation.driver import A100_UUID, v100_uuid
+from mortalgpu.simulation.driver import A100_UUID, v100_uuid, worked_example
+from tests.e2e import build
 from tests.e2e.daemon import A100, EXAMPLE_COUNTS, SHARED, TEN, TWENTY, V100, Daemon, example_config
 from tests.e2e.device_manager import Capacity, DeviceManager
 from tests.e2e.pods import Container, Pod, pod_asking
@@ -187,7 +189,8 @@ def test_a_changed_share_count_waits_for_the_containers_that_hold_shares(device_
         device_manager.delete(held)
     # Up to 1.30 kubelet counts the pod admitted last as alive until it admits another one.
     device_manager.admit(pod_asking("without shares", main={}))
-    eventually("the new count", lambda: device_manager.capacity(SHARED) == Capacity(200, 200), seconds=15)
+    # The newcomer's grant counts as held for a while even when nobody else knows of it.
+    eventually("the new count", lambda: device_manager.capacity(SHARED) == Capacity(200, 200), seconds=30)
 
 
 def test_a_count_changed_while_kubelet_was_away_is_settled_without_a_double_grant(
@@ -203,3 +206,62 @@ def test_a_count_changed_while_kubelet_was_away_is_settled_without_a_double_gran
     assert device_manager.admit(pod_asking("three", main={SHARED: 360})).edits().env["METAGPU_MAX_MEM"] == str(
         360 * 32768 // 400
     )
+
+
+@pytest.fixture
+def aligned(short_path: Path) -> Iterator[DeviceManager]:
+    """A device manager that gives a container devices of one NUMA node only, the daemon beside it."""
+    try:
+        build.locate(build.DEVICE_MANAGER)
+    except build.Missing as missing:
+        pytest.skip(str(missing))
+    manager = DeviceManager(build.DEVICE_MANAGER.path, short_path, topology_policy="single-numa-node", numa_nodes=(0, 1))
+    manager.start()
+    devices = [replace(device, numa_node=1 if device.gpu_uuid == A100_UUID else 0) for device in worked_example(1)]
+    with Daemon(short_path / "daemon", manager.socket_dir, devices=devices):
+        manager.wait_allocatable(EXAMPLE_COUNTS, 10)
+        yield manager
+    manager.stop()
+
+
+def test_two_resources_of_a_container_come_from_one_numa_node(aligned: DeviceManager) -> None:
+    """The V100 would be filled first; the container's other resource lies on the A100, and with it the NUMA node."""
+    admission = aligned.admit(pod_asking("one", main={SHARED: 40, TWENTY: 40}))
+    assert admission.admitted
+    assert {id_.split("::")[0][:4] for id_ in admission.ids(SHARED)} == {"MIG-"}
+
+
+def test_a_pod_whose_resources_have_no_numa_node_in_common_is_refused_by_kubelet(aligned: DeviceManager) -> None:
+    aligned.admit(pod_asking("fills the partition", main={SHARED: 400, TWENTY: 1}))
+    admission = aligned.admit(pod_asking("two", main={SHARED: 40, TWENTY: 40}))
+    assert admission.reason == "TopologyAffinityError"
+
+
+def test_a_driver_that_hangs_takes_the_shares_and_gives_them_back_without_holding_up_admission(
+    device_manager: DeviceManager, daemon: Daemon
+) -> None:
+    daemon.driver.add_fault("nvmlDeviceGetMemoryInfo_v2", hang=0)
+    eventually("the loss of every share", lambda: device_manager.capacity(SHARED) == Capacity(800, 0), seconds=5)
+    assert not device_manager.admit(pod_asking("one", main={SHARED: 1}), seconds=2).admitted
+    daemon.driver.clear_faults()
+    device_manager.wait_allocatable(EXAMPLE_COUNTS, 5)
+    assert device_manager.admit(pod_asking("two", main={SHARED: 1})).admitted
+
+
+def test_a_reloaded_driver_is_found_again(device_manager: DeviceManager, daemon: Daemon) -> None:
+    daemon.driver.unload_driver()
+    eventually("the loss of every share", lambda: device_manager.capacity(SHARED) == Capacity(800, 0), seconds=5)
+    daemon.driver.reload_driver()
+    device_manager.wait_allocatable(EXAMPLE_COUNTS, 5)
+
+
+def test_a_daemon_that_waits_for_kubelet_is_registered_within_a_second_of_its_start(
+    device_manager: DeviceManager, daemon: Daemon
+) -> None:
+    daemon.kill()
+    device_manager.stop()
+    device_manager.wipe_sockets()
+    daemon.start()
+    eventually("the daemon's first words", lambda: daemon.log().count("sharing device") > 5, seconds=10)
+    device_manager.start()
+    device_manager.wait_allocatable(EXAMPLE_COUNTS, 1)
