@@ -2,7 +2,7 @@
 
 import argparse
 
-from mortalgpu import __version__
+from mortalgpu import release
 
 
 def parser() -> argparse.ArgumentParser:
@@ -11,7 +11,7 @@ def parser() -> argparse.ArgumentParser:
         prog="mortalgpu",
         description="Shares the GPUs of this node between containers, and holds each to the memory it was granted.",
     )
-    top.add_argument("--version", action="version", version=f"mortalgpu {__version__}")
+    top.add_argument("--version", action="version", version=f"mortalgpu {release.text()}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="run the daemon")
     _add_configuration(run)

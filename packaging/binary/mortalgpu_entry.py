@@ -1,0 +1,5 @@
+"""What the frozen program runs: `mortalgpu`, or `mgctl` when it goes by that name."""
+
+from mortalgpu.__main__ import main
+
+main()
