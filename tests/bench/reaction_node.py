@@ -12,48 +12,34 @@ from pathlib import Path
 import trio
 
 from mortalgpu.driver.nvml import NvmlSettings, nvml_driver
-from mortalgpu.enforcer.service import EnforcerSettings, Hands
-from mortalgpu.enforcer.service import serve as serve_enforcer
 from mortalgpu.host.clock import MachineClock
 from mortalgpu.host.table import ProcfsTable
 from mortalgpu.latest import Latest
 from mortalgpu.model.device import Device
-from mortalgpu.model.kill import NO_ENFORCEMENT, Enforcement
+from mortalgpu.model.kill import Enforcement
 from mortalgpu.model.pod import Assignment, Container, Pod
 from mortalgpu.model.share import Inventory, SharedDevice
-from mortalgpu.model.usage import NO_USAGE, Usage
-from mortalgpu.scan.scanner import Neighbours, ScanSettings
-from mortalgpu.scan.scanner import serve as serve_scanner
+from mortalgpu.model.usage import Usage
+from mortalgpu.scan.scanner import Neighbours
 from mortalgpu.units import from_mib
 from tests.unit.scan.making import RESOURCE, ids, view
-from tests.unit.scan.node import RecordingCluster, ScriptedKubelet
+from tests.unit.scan.node import Cells, RecordingCluster, ScriptedKubelet, start_both
 
 
 async def live(plan: dict[str, list[dict[str, str]]], library: str) -> None:
     """Scan and enforce until the input ends."""
-    usage: Latest[Usage] = Latest(NO_USAGE)
-    enforcement: Latest[Enforcement] = Latest(NO_ENFORCEMENT)
     inventory = Latest(Inventory(tuple(_device(each) for each in plan["devices"])))
-    pods, kubelet, cluster = Latest(view(*map(_pod, plan["containers"]))), ScriptedKubelet(), RecordingCluster()
+    cells = Cells(inventory, Latest(view(*map(_pod, plan["containers"]))))
+    kubelet = ScriptedKubelet()
     kubelet.books = tuple(map(_assignment, plan["containers"]))
-    clock = MachineClock()
     with ProcfsTable() as table:
         async with nvml_driver(NvmlSettings(library=library))() as driver, trio.open_nursery() as nursery:
             await driver.devices()
-
-            async def scan(*, task_status: trio.TaskStatus[None]) -> None:
-                neighbours = Neighbours(driver, table, kubelet, cluster, clock)
-                await serve_scanner(neighbours, inventory, pods, usage, ScanSettings(), task_status=task_status)
-
-            async def enforce(*, task_status: trio.TaskStatus[None]) -> None:
-                hands = Hands(driver, table, cluster, clock)
-                await serve_enforcer(hands, usage, pods, enforcement, EnforcerSettings(), task_status=task_status)
-
-            await nursery.start(scan)
-            await nursery.start(enforce)
+            neighbours = Neighbours(driver, table, kubelet, RecordingCluster(), MachineClock())
+            await start_both(nursery, neighbours, cells)
             print("ready", flush=True)
             while await trio.to_thread.run_sync(sys.stdin.readline):
-                print(json.dumps(_figures(usage.value, enforcement.value)), flush=True)
+                print(json.dumps(_figures(cells.usage.value, cells.enforcement.value)), flush=True)
             nursery.cancel_scope.cancel()
 
 

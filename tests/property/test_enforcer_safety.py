@@ -20,7 +20,8 @@ from mortalgpu.model.pod import ContainerRef, Pod
 from mortalgpu.simulation.host import SentSignal, Temper
 from mortalgpu.units import MIB
 from tests.unit.scan.making import RESOURCE, holds, ids, pod, ref
-from tests.unit.scan.node import LOOK_SECONDS, Node, start_enforcer, start_scanner
+from tests.unit.scan.node import LOOK_SECONDS, Node
+from tests.unit.scan.node import start_daemon as start_services
 
 DEVICES = ("GPU-a", "GPU-b")
 SHARE_MIB = 100
@@ -328,8 +329,7 @@ async def start_daemon(nursery: trio.Nursery, node: Node) -> trio.CancelScope:
     async def live(*, task_status: trio.TaskStatus[None]) -> None:
         with scope:
             async with trio.open_nursery() as services:
-                await start_scanner(services, node)
-                await start_enforcer(services, node)
+                await start_services(services, node)
                 task_status.started()
 
     await nursery.start(live)

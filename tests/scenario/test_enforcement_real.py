@@ -13,8 +13,7 @@ import pytest
 import trio
 
 from mortalgpu.driver.nvml import NvmlSettings, nvml_driver
-from mortalgpu.enforcer.service import EnforcerSettings, Hands
-from mortalgpu.enforcer.service import serve as serve_enforcer
+from mortalgpu.enforcer.service import EnforcerSettings
 from mortalgpu.host.clock import MachineClock
 from mortalgpu.host.table import ProcfsTable
 from mortalgpu.latest import Latest
@@ -24,12 +23,11 @@ from mortalgpu.model.share import Inventory
 from mortalgpu.model.usage import NO_USAGE, Usage
 from mortalgpu.scan.rhythm import Tempo
 from mortalgpu.scan.scanner import Neighbours, ScanSettings
-from mortalgpu.scan.scanner import serve as serve_scanner
 from mortalgpu.units import MIB
 from tests.standin.cgroups import Box, KubepodsTree, needs_unified
 from tests.standin.nvml import Process, StateFile, build, state_of
 from tests.unit.scan.making import RESOURCE, ids, shared, view
-from tests.unit.scan.node import RecordingCluster, ScriptedKubelet, names
+from tests.unit.scan.node import Cells, RecordingCluster, ScriptedKubelet, names, start_both
 
 SLEEPER = ("sleep", "300")
 PATIENCE_SECONDS = 20.0
@@ -90,23 +88,12 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine
 async def enforcing(machine: Machine, settings: EnforcerSettings | None = None) -> AsyncIterator[None]:
     """Run the real scanner and enforcer over the real adapters."""
     inventory = Latest(Inventory((shared("GPU-a"), shared("GPU-b", index=1))))
-    clock = MachineClock()
     with ProcfsTable() as table:
         async with nvml_driver(NvmlSettings(library=str(build())))() as driver, trio.open_nursery() as nursery:
             await driver.devices()
-            neighbours = Neighbours(driver, table, machine.kubelet, machine.cluster, clock)
-            hands = Hands(driver, table, machine.cluster, clock)
-
-            async def scan(*, task_status: trio.TaskStatus[None]) -> None:
-                cells = (inventory, machine.pods, machine.usage)
-                await serve_scanner(neighbours, *cells, OFTEN, task_status=task_status)
-
-            async def enforce(*, task_status: trio.TaskStatus[None]) -> None:
-                cells = (machine.usage, machine.pods, machine.enforcement)
-                await serve_enforcer(hands, *cells, settings or EnforcerSettings(), task_status=task_status)
-
-            await nursery.start(scan)
-            await nursery.start(enforce)
+            neighbours = Neighbours(driver, table, machine.kubelet, machine.cluster, MachineClock())
+            cells = Cells(inventory, machine.pods, machine.usage, machine.enforcement)
+            await start_both(nursery, neighbours, cells, OFTEN, settings)
             yield
             nursery.cancel_scope.cancel()
 

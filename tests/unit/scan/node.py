@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
 
 import trio
 
@@ -156,6 +157,11 @@ class Node:
     # What is seen of it.
 
     @property
+    def neighbours(self) -> Neighbours:
+        """The ports of the services."""
+        return Neighbours(self.driver, self.host, self.kubelet, self.cluster, self.clock)
+
+    @property
     def killed(self) -> list[int]:
         """The pids that were signalled, in order, each signal once."""
         return [signal.process.pid for signal in self.host.signals]
@@ -168,6 +174,38 @@ class Node:
     def outcomes(self) -> Counter[str]:
         """The enforcer's orders by outcome."""
         return Counter(self.enforcement.value.outcomes)
+
+
+@dataclass(slots=True)
+class Cells:
+    """The cells that scanner and enforcer read and write."""
+
+    inventory: Latest[Inventory]
+    pods: Latest[PodsView]
+    usage: Latest[Usage] = field(default_factory=lambda: Latest(NO_USAGE))
+    enforcement: Latest[Enforcement] = field(default_factory=lambda: Latest(NO_ENFORCEMENT))
+
+
+async def start_both(
+    nursery: trio.Nursery,
+    neighbours: Neighbours,
+    cells: Cells,
+    scan: ScanSettings | None = None,
+    settings: EnforcerSettings | None = None,
+) -> None:
+    """Start scanner and enforcer over any ports."""
+    hands = Hands(neighbours.driver, neighbours.processes, neighbours.cluster, neighbours.clock)
+
+    async def serve_first(*, task_status: trio.TaskStatus[None]) -> None:
+        facts = (cells.inventory, cells.pods, cells.usage)
+        await serve_scanner(neighbours, *facts, scan or ScanSettings(), task_status=task_status)
+
+    async def serve_second(*, task_status: trio.TaskStatus[None]) -> None:
+        facts = (cells.usage, cells.pods, cells.enforcement)
+        await serve_enforcer(hands, *facts, settings or EnforcerSettings(), task_status=task_status)
+
+    await nursery.start(serve_first)
+    await nursery.start(serve_second)
 
 
 @asynccontextmanager
@@ -185,30 +223,25 @@ async def enforcing(
 ) -> AsyncIterator[None]:
     """Run scanner and enforcer on a node."""
     async with node.driver.open(), trio.open_nursery() as nursery:
-        await start_scanner(nursery, node, scan)
-        await start_enforcer(nursery, node, settings)
+        await start_daemon(nursery, node, settings, scan)
         yield
         nursery.cancel_scope.cancel()
 
 
+async def start_daemon(
+    nursery: trio.Nursery, node: Node, settings: EnforcerSettings | None = None, scan: ScanSettings | None = None
+) -> None:
+    """Start scanner and enforcer on a node."""
+    cells = Cells(node.inventory, node.pods, node.usage, node.enforcement)
+    await start_both(nursery, node.neighbours, cells, scan, settings)
+
+
 async def start_scanner(nursery: trio.Nursery, node: Node, settings: ScanSettings | None = None) -> None:
     """Start the scanner service."""
-    neighbours = Neighbours(node.driver, node.host, node.kubelet, node.cluster, node.clock)
 
     async def serve(*, task_status: trio.TaskStatus[None]) -> None:
         cells = (node.inventory, node.pods, node.usage)
-        await serve_scanner(neighbours, *cells, settings or ScanSettings(), task_status=task_status)
-
-    await nursery.start(serve)
-
-
-async def start_enforcer(nursery: trio.Nursery, node: Node, settings: EnforcerSettings | None = None) -> None:
-    """Start the enforcer service."""
-    hands = Hands(node.driver, node.host, node.cluster, node.clock)
-
-    async def serve(*, task_status: trio.TaskStatus[None]) -> None:
-        cells = (node.usage, node.pods, node.enforcement)
-        await serve_enforcer(hands, *cells, settings or EnforcerSettings(), task_status=task_status)
+        await serve_scanner(node.neighbours, *cells, settings or ScanSettings(), task_status=task_status)
 
     await nursery.start(serve)
 
