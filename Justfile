@@ -40,6 +40,14 @@ e2e *words: e2e-build
 gpu *words:
     pytest -q -m gpu tests {{ words }}
 
+# Build the static binary, its SBOM and licences: build/mortalgpu (Debian; installs what it needs when it may).
+binary:
+    nice /usr/bin/python3.11 packaging/binary/freeze.py binary
+
+# Build mgctl as a directory that runs in any container: build/mgctl.
+mgctl:
+    nice /usr/bin/python3.11 packaging/binary/freeze.py mgctl
+
 # Figures: start, list, preference, allocation, memory, idle CPU, reaction; a table, and JSON in build/bench.json.
 bench *words:
     python -m tests.bench {{ words }}
