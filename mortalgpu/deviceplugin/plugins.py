@@ -29,10 +29,12 @@ class Plugins:
         async with trio.open_nursery() as nursery:
             await self._start(self._inventory.value.resources, nursery)
             task_status.started()
-            async for inventory in self._inventory.changes():
-                await self._follow(inventory, nursery)
+            while True:
+                seen = self._inventory.version
+                self._follow(self._inventory.value, nursery)
+                await self._inventory.wait_beyond(seen)
 
-    async def _follow(self, inventory: Inventory, nursery: trio.Nursery) -> None:
+    def _follow(self, inventory: Inventory, nursery: trio.Nursery) -> None:
         wanted = inventory.resources
         for resource, scope in self._running.items():
             if resource in wanted:
@@ -44,7 +46,6 @@ class Plugins:
             if resource not in self._running:
                 self._running[resource] = trio.CancelScope()
                 nursery.start_soon(self._run_one, resource)
-        await trio.lowlevel.checkpoint()
 
     async def _start(self, resources: Collection[str], nursery: trio.Nursery) -> None:
         async with trio.open_nursery() as starting:

@@ -41,7 +41,7 @@ async def test_a_restarted_kubelet_is_registered_with_within_a_second_on_a_fresh
         assert len(set(endpoints)) == len(endpoints) == 4
         assert node.ours() == {endpoints[-1]}
         assert node.kubelet.overlaps == []
-        assert node.counts[R].registrations == 4
+        await until(lambda: node.counts[R].registrations == 4, 1)
         nursery.cancel_scope.cancel()
 
 
