@@ -35,19 +35,20 @@ class PluginClient(AbstractContextManager["PluginClient"]):
         """Ask for a preference."""
         wanted = pb.ContainerPreferredAllocationRequest(available_deviceIDs=available, allocation_size=size)
         request = pb.PreferredAllocationRequest(container_requests=[wanted])
-        answer = self._unary("GetPreferredAllocation", request, pb.PreferredAllocationResponse)
+        answer = self.call("/v1beta1.DevicePlugin/GetPreferredAllocation", request, pb.PreferredAllocationResponse)
         return list(answer.container_responses[0].deviceIDs)
 
     def allocate(self, ids: list[str]) -> pb.ContainerAllocateResponse:
         """Allocate."""
         request = pb.AllocateRequest(container_requests=[pb.ContainerAllocateRequest(devices_ids=ids)])
-        answer: pb.ContainerAllocateResponse = self._unary("Allocate", request, pb.AllocateResponse).container_responses[0]
+        answer: pb.ContainerAllocateResponse = self.call(
+            "/v1beta1.DevicePlugin/Allocate", request, pb.AllocateResponse
+        ).container_responses[0]
         return answer
 
-    def _unary(self, method: str, request: Any, answer: Any) -> Any:
-        call = self._channel.unary_unary(
-            f"/v1beta1.DevicePlugin/{method}", lambda message: message.SerializeToString(), answer.FromString
-        )
+    def call(self, method: str, request: Any, answer: Any) -> Any:
+        """Make any unary call. Raises grpc.RpcError."""
+        call = self._channel.unary_unary(method, lambda message: message.SerializeToString(), answer.FromString)
         return call(request, timeout=30)
 
 
