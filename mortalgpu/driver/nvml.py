@@ -42,9 +42,9 @@ class NvmlSettings:
     library: str = ""
     sysfs: Path = Path("/sys")
     call_seconds: float = 2.0
-    probe_seconds: float = 0.3
+    probe_seconds: float = 0.25
     """For a probe: the list of devices must tell of a silent one within a second, and a healthy one answers in microseconds."""
-    second_probe_seconds: float = 0.15
+    second_probe_seconds: float = 0.1
     """For the probe of the others, once one was silent."""
     enumerate_seconds: float = 10.0
     open_seconds: float = 60.0

@@ -9,7 +9,8 @@ The rules:
 4. Of several troubles the oldest gives the reason.
 
 The default policy ignores the XIDs that an application causes by itself; the list is the one NVIDIA's own device plugin has
-(13, 31, 43, 45, 68, 109). XIDs after which NVIDIA's catalogue asks for a reset or a reboot last until the reset.
+(13, 31, 43, 45, 68, 109). XIDs after which NVIDIA's catalogue asks for a reset or a reboot last until the reset; 154 is none of them, since it also tells
+that no more needs to be done.
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,9 +24,7 @@ UNTIL_RESET = "untilReset"
 
 DEFAULT_XIDS: Mapping[str, str] = {
     **dict.fromkeys(("13", "31", "43", "45", "68", "109"), IGNORE),
-    **dict.fromkeys(
-        ("46", "48", "54", "62", "64", "74", "79", "95", "110", "119", "120", "136", "140", "143", "154"), UNTIL_RESET
-    ),
+    **dict.fromkeys(("46", "48", "54", "62", "64", "74", "79", "95", "110", "119", "120", "136", "140", "143"), UNTIL_RESET),
     "default": UNTIL_CLEAR,
 }
 """By XID number as text; `default` for all others."""
