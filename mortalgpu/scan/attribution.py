@@ -51,6 +51,11 @@ class Attribution:
     containers: tuple[ContainerUsage, ...]
     notices: tuple[tuple[Pod, LimitNotice], ...] = ()
 
+    @property
+    def unknown_count(self) -> int:
+        """How many entries of processes there are whose memory the driver does not tell."""
+        return sum(process.used_bytes is None for holder in self.containers for process in holder.processes)
+
 
 Work = dict[ContainerRef, dict[str, list[ProcessUsage]]]
 """Processes by container, then by device."""

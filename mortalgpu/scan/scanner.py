@@ -252,6 +252,11 @@ class _Scanner:
             troubles["kubelet"] = self._books.trouble
         if not view.synced:
             troubles["pods"] = f"pods are not known for certain: {view.trouble or 'no source has answered yet'}"
+        if found.unknown_count:
+            troubles["unknown memory"] = (
+                f"the GPU driver does not tell the memory of some processes of our containers (now {found.unknown_count}); "
+                "what they hold counts towards no limit"
+            )
         number = self._usage.value.sequence + 1
         lines = tuple(troubles.values())
         self._usage.publish(Usage(number, at, duration, looked_at, found.devices, found.containers, lines, self._counts))

@@ -215,6 +215,17 @@ async def test_a_pod_source_out_of_sync_is_said(autojump_clock: trio.testing.Moc
         assert node.container(1).devices[0].shares == 2
 
 
+async def test_processes_whose_memory_the_driver_does_not_tell_are_said(autojump_clock: trio.testing.MockClock) -> None:
+    node = Node()
+    process = node.run(node.add_pod(1, 2), None)
+    async with scanning(node):
+        await trio.sleep(1)
+        assert any("(now 1); what they hold counts towards no limit" in trouble for trouble in node.usage.value.troubles)
+        node.hold(process.pid, 50)
+        await trio.sleep(1)
+        assert node.usage.value.troubles == ()
+
+
 async def test_an_owner_is_told_once_of_an_annotation_that_is_not_followed(autojump_clock: trio.testing.MockClock) -> None:
     node = Node()
     node.add_pod(1, 2)
