@@ -8,7 +8,9 @@ News (log, Event, record) comes after the deed and never delays the next one.
 """
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 import trio
 
@@ -27,7 +29,7 @@ from mortalgpu.enforcer.decide import (
 from mortalgpu.enforcer.records import Records, record
 from mortalgpu.enforcer.wording import message, reason
 from mortalgpu.errors import DriverError, HostError
-from mortalgpu.host.base import HostProcess, KillOutcome, ProcessTable, WallClock
+from mortalgpu.host.base import HostProcess, KillOutcome, ProcessDetails, ProcessTable, WallClock
 from mortalgpu.latest import Latest
 from mortalgpu.model.kill import DRY_RUN, Enforcement
 from mortalgpu.model.pod import Pod, PodNote
@@ -56,6 +58,8 @@ class EnforcerSettings:
     """Rest after an order that failed."""
     report_seconds: float = 300.0
     """Rest between two reports about one container in a dry run."""
+    describe_seconds: float = 0.05
+    """How long an order may wait for the description of a victim that nobody has read about yet."""
     question_seconds: float = 2.0
     """How long the last question may take before the order is withdrawn."""
     spare_seconds: float = 10.0
@@ -132,9 +136,24 @@ class _Enforcer:
             outcome = FAILED
             # The host bounds a kill by itself; this is for a thread that never comes back.
             with trio.move_on_after(settings.grace_seconds + settings.gone_within_seconds + settings.spare_seconds):
+                verdict = await self._described(verdict)
                 outcome = await self._kill(verdict)
         self._settle(verdict, outcome)
         self._tell(verdict, outcome)
+
+    async def _described(self, verdict: Verdict) -> Verdict:
+        """Read about a victim that is too new to be known by more than its number: soon there is nobody to read about."""
+        victim = verdict.victim
+        if victim.command:
+            return verdict
+        found: Mapping[int, ProcessDetails] = {}
+        with trio.move_on_after(self._settings.describe_seconds), suppress(HostError):
+            found = await self._processes.describe([identity(victim)])
+        about = found.get(victim.pid)
+        if about is None:
+            return verdict
+        known = replace(victim, user=about.user, command=about.command, pid_inside=about.pid_inside)
+        return replace(verdict, victim=known)
 
     async def _kill(self, verdict: Verdict) -> str:
         expected = identity(verdict.victim)

@@ -59,6 +59,36 @@ async def test_the_owner_the_log_and_the_figures_tell_why(
     assert line.levelno == logging.WARNING
 
 
+async def test_a_victim_of_its_first_moment_is_told_by_its_command(autojump_clock: trio.testing.MockClock) -> None:
+    node = Node()
+    container = node.add_pod(1, 2)
+    async with enforcing(node):
+        await trio.sleep(5)
+        node.run(container, 250)
+        await looks(3)
+    (record,) = node.enforcement.value.history
+    assert (record.command, record.user) != ("", "")
+    assert f"({record.command})" in record.message
+
+
+async def test_a_victim_that_cannot_be_described_is_stopped_all_the_same(autojump_clock: trio.testing.MockClock) -> None:
+    node = Node()
+    container = node.add_pod(1, 2)
+
+    async def hang(processes: object) -> object:
+        await trio.sleep_forever()
+        raise AssertionError("unreachable")
+
+    node.host.describe = hang  # type: ignore[assignment,method-assign]
+    async with enforcing(node):
+        await trio.sleep(5)
+        process = node.run(container, 250)
+        await looks(3)
+        assert node.killed == [process.pid]
+    (record,) = node.enforcement.value.history
+    assert record.command == ""
+
+
 async def test_a_pod_that_left_the_view_is_told_by_its_names(autojump_clock: trio.testing.MockClock) -> None:
     node = Node()
     process = node.run(node.add_pod(1, 2), 50)
