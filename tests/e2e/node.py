@@ -11,6 +11,7 @@ import random
 import shutil
 import socket
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -65,8 +66,8 @@ class PodStatus:
 class Node:
     """A node in a short folder of its own, which `stop` removes with everything in it. Needs root, and the main thread."""
 
-    def __init__(self, *, settings: dict[str, Any] | None = None) -> None:
-        """`settings` are more keys of kubelet's configuration."""
+    def __init__(self, *, settings: dict[str, Any] | None = None, flags: Sequence[object] = ()) -> None:
+        """`settings` are more keys of kubelet's configuration, `flags` more words of its command line."""
         self.folder = Path(tempfile.mkdtemp(prefix="mg-"))
         self.kubelet_root = self.folder / "kubelet"
         self.socket_dir = self.kubelet_root / "device-plugins"
@@ -75,6 +76,7 @@ class Node:
         self.subtree = Subtree(f"{PREFIX}{os.getpid()}-{self.folder.name}")
         self.containerd = Containerd(self.folder / "containerd", self.kubelet_root, self.subtree)
         self.settings = settings or {}
+        self.flags = flags
         self.ports = dict(zip(("port", "readOnlyPort", "healthzPort"), free_ports(3), strict=True))
         self._kubelet: Process | None = None
         self._http = httpx.Client(trust_env=False)
@@ -96,7 +98,7 @@ class Node:
     def start_kubelet(self, *, seconds: float = START_SECONDS) -> None:
         """Start kubelet and wait until it answers and takes registrations; the pods it knew keep running."""
         command = [KUBELET.path, "--config", self.folder / "kubelet.json", "--hostname-override", NODE_NAME]
-        command += ["--root-dir", "/var/lib/kubelet", "--cert-dir", self.folder / "certs", "--v", "2"]
+        command += ["--root-dir", "/var/lib/kubelet", "--cert-dir", self.folder / "certs", "--v", "2", *self.flags]
         self._kubelet = self.containerd.spawn("kubelet", command, self.log_path)
         try:
             eventually("kubelet's health", self._healthy, seconds=seconds)

@@ -87,6 +87,8 @@ class Stage:
     daemon: Daemon
     held: dict[str, dict[int, int]] = field(default_factory=dict)
     """Bytes by device UUID and pid."""
+    suffix: str = f"-{NODE_NAME}"
+    """What kubelet appends to the names of static pods."""
 
     def play(self, *pods: Pod) -> None:
         """Put the pods on the node and wait until they run; those with an init container need not."""
@@ -115,7 +117,7 @@ class Stage:
         return self._actor(pod, container, found)
 
     def _in_runtime(self, pod: str, container: str, other_than: str) -> str:
-        labels = {"io.kubernetes.pod.name": f"{pod}-{NODE_NAME}", "io.kubernetes.container.name": container}
+        labels = {"io.kubernetes.pod.name": pod + self.suffix, "io.kubernetes.container.name": container}
         wanted = ",".join(f'labels."{name}"=="{value}"' for name, value in labels.items())
         made = set(self.node.containerd.ctr("containers", "ls", "-q", wanted).split()) - {other_than}
         return next(iter(made & self.node.tasks().keys()), "")
