@@ -1,6 +1,6 @@
 """`Latest[T]`: the newest value of one fact, one writer, many readers. Facts travel in these; nothing is shared by mutation."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Generic, TypeVar
 
 import trio
@@ -40,8 +40,8 @@ class Latest(Generic[T]):
         await trio.lowlevel.checkpoint()
         return self._value
 
-    async def changes(self) -> AsyncIterator[T]:
-        """Yield the current value at once, then the newest one after every change, for ever."""
+    async def changes(self) -> AsyncGenerator[T, None]:
+        """Yield the current value at once, then the newest one after every change, for ever. Leave it through `aclosing`."""
         while True:
             seen = self._version
             yield self._value

@@ -16,25 +16,12 @@ ERROR = logging.ERROR
 """For `set_up`: nothing but what someone must look at."""
 
 FIELDS = frozenset(
-    (
-        *("action", "address", "attempts", "cause", "code", "config_field", "container", "container_id", "count", "device"),
-        *(
-            "duration_seconds",
-            "endpoint",
-            "error",
-            "expected",
-            "found",
-            "free",
-            "health",
-            "held",
-            "kind",
-            "level",
-            "limit_bytes",
-        ),
-        *("method", "model", "namespace", "node", "outcome", "path", "pid", "pod", "pod_uid", "reaction_seconds", "reason"),
-        *("reserved", "resource", "shares", "shares_configured", "signal", "size", "source", "state", "status", "uid"),
-        *("used_bytes", "user", "version", "wait_seconds", "devices", "service", "resources", "peer"),
-    )
+    """
+    action address attempts cause code config_field container container_id count device devices endpoint error
+    free held kind level limit_bytes method model namespace node outcome path peer pid pod reaction_seconds
+    reason reserved resource resources service shares shares_configured signal size source state status uid
+    used_bytes user version wait_seconds
+    """.split()
 )
 """The only names that may appear in `extra=` of a log call; a test reads the source for strays."""
 
