@@ -23,6 +23,9 @@ class Container:
     env: Mapping[str, str] = field(default_factory=dict)
     mounts: Mapping[str, Path] = field(default_factory=dict)
     """Path in the container → folder on the host, mounted read-write."""
+    image: str = BOX_IMAGE
+    security: Mapping[str, Any] = field(default_factory=dict)
+    """Kubernetes' securityContext of the container."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +86,12 @@ def _container_manifest(spec: Container, volumes: Mapping[str, str]) -> dict[str
     mounts = [{"name": volumes[str(folder)], "mountPath": path} for path, folder in spec.mounts.items()]
     body = {
         "name": spec.name,
-        "image": BOX_IMAGE,
+        "image": spec.image,
         "imagePullPolicy": "Never",
         "command": list(spec.command),
         "env": [{"name": name, "value": value} for name, value in spec.env.items()],
         "resources": {"limits": counts, "requests": counts},
         "volumeMounts": mounts,
+        "securityContext": dict(spec.security),
     }
     return body | ({"restartPolicy": "Always"} if spec.sidecar else {})

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
 import grpc
@@ -138,10 +139,14 @@ class Stage:
 
     def processes(self, actor: Actor) -> set[int]:
         """Return every process in the container's cgroup."""
-        for folder in self.node.subtree.folders:
-            for listing in folder.glob(f"kubepods/**/{actor.id}/cgroup.procs"):
-                return {int(word) for word in listing.read_text().split()}
-        raise AssertionError(f"no cgroup of {actor}")
+        return {int(word) for word in self.listings(actor)[0].read_text().split()}
+
+    def listings(self, actor: Actor) -> list[Path]:
+        """Return the files that list the container's processes, one a hierarchy: to write a pid there is to join it."""
+        pattern = f"kubepods/**/{actor.id}/cgroup.procs"
+        found = [listing for folder in self.node.subtree.folders for listing in folder.glob(pattern)]
+        assert found, f"no cgroup of {actor}"
+        return found
 
     def sleepers(self, actor: Actor, count: int = 3) -> list[int]:
         """Wait for so many sleeping grandchildren of a container that runs FAMILY, and return their pids."""
