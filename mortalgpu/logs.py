@@ -15,14 +15,13 @@ from typing import IO
 ERROR = logging.ERROR
 """For `set_up`: nothing but what someone must look at."""
 
-FIELDS = frozenset(
-    """
+_NAMES = """
     action address attempts cause code config_field container container_id count device devices endpoint error
     free held kind level limit_bytes method model namespace node outcome path peer pid pod reaction_seconds
     reason reserved resource resources service shares shares_configured signal size source state status uid
     used_bytes user version wait_seconds
-    """.split()
-)
+"""
+FIELDS = frozenset(_NAMES.split())
 """The only names that may appear in `extra=` of a log call; a test reads the source for strays."""
 
 FOREIGN_LOGGERS = ("httpx", "httpcore", "purerpc", "hpack", "h2", "anyio", "asyncio", "urllib3")
