@@ -13,8 +13,8 @@ Rules:
 
 import select
 from collections.abc import Callable
+from dataclasses import replace
 from enum import Enum
-from typing import Protocol
 
 import trio
 
@@ -22,9 +22,10 @@ from mortalgpu.deviceapi import tokens
 from mortalgpu.deviceapi.keys import Secrets
 from mortalgpu.deviceapi.succession import Succession
 from mortalgpu.deviceapi.views import Caller
-from mortalgpu.errors import Unauthenticated
+from mortalgpu.errors import HostError, Unauthenticated
 from mortalgpu.host.base import ProcessTable
 from mortalgpu.model.pod import ContainerRef
+from mortalgpu.rpc.peer import Peer
 
 ROOT = 0
 ASKING_AT_ONCE = 2
@@ -36,25 +37,6 @@ class Door(Enum):
     NETWORK = "network"
     CONTAINER_SOCKET = "container socket"
     ADMIN_SOCKET = "admin socket"
-
-
-class Peer(Protocol):
-    """The other end of a connection, as rpc tells it: all None on the network."""
-
-    @property
-    def pid(self) -> int | None:
-        """The process that connected, by its number on the host."""
-        ...
-
-    @property
-    def uid(self) -> int | None:
-        """Its user then."""
-        ...
-
-    @property
-    def pidfd(self) -> int | None:
-        """A descriptor of that very process."""
-        ...
 
 
 class Identity:
@@ -90,6 +72,19 @@ class Identity:
         if self._door is Door.ADMIN_SOCKET and peer.uid == ROOT:
             return Caller(tokens.NODE_LEVEL, email="root")
         return self.by_token(authorization)
+
+    async def recognise(self, peer: Peer) -> Peer:
+        """Return a socket's peer with its container as its address, so that containers are counted and not users.
+
+        All containers may run as the same user: one of them shall not use up the connections of the others. Raises nothing.
+        """
+        if peer.pid is None or peer.pidfd is None:
+            return peer
+        try:
+            container = await self._container_of(peer.pid, peer.pidfd)
+        except (Unauthenticated, HostError):
+            return peer
+        return peer if container is None else replace(peer, address=f"container {container.container_id}")
 
     def by_token(self, authorization: str | bytes | None) -> Caller:
         """Return who the token stands for. Raises Unauthenticated."""

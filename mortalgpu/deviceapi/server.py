@@ -116,7 +116,8 @@ class DeviceApi:
             now=self._now,
         )
         services = [Servicer(identity, self._backing).service(), self._health.service(), *reflection_services([NAME])]
-        return Server(services, self._settings.limits, self._observer)
+        recognise = identity.recognise if door is Door.CONTAINER_SOCKET else None
+        return Server(services, self._settings.limits, self._observer, recognise)
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled. Started means that clients can connect at every door.

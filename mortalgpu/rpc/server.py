@@ -4,7 +4,8 @@ Handlers run as tasks of their connection, connections as tasks of `serve`: canc
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import trio
 
@@ -34,18 +35,33 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+TELL_REFUSED_SECONDS = 10.0
+
+Recognise = Callable[[Peer], Awaitable[Peer]]
+
 
 class Server:
     """Serves a fixed set of services, each connection within `limits`.
 
-    `observer` is told of each finished call. One server may serve several groups of listeners at a time; its limits on
+    `observer` is told of each finished call. `recognise` may give a peer a better address than the kernel's, to be counted
+    and logged by; it must raise nothing. One server may serve several groups of listeners at a time; its limits on
     connections hold for all of them together.
     """
 
-    def __init__(self, services: Iterable[Service], limits: Limits | None = None, observer: Observer | None = None) -> None:
+    def __init__(
+        self,
+        services: Iterable[Service],
+        limits: Limits | None = None,
+        observer: Observer | None = None,
+        recognise: Recognise | None = None,
+    ) -> None:
         self._methods = methods_by_path(services)
         self._limits = limits or Limits()
         self._observer = observer
+        self._recognise = recognise
+        self._recognising = 0
+        self._refused = 0
+        self._tell_refused_at = -math.inf
         self._last_connection_id = 0
         self._sessions: set[Session] = set()
 
@@ -76,13 +92,33 @@ class Server:
             await trio.aclose_forcefully(transport)
             return
         try:
-            if self._has_room_for(peer):
-                await self.serve_connection(transport, peer)
+            known = await self._recognised(peer)
+            if known is not None and self._has_room_for(known):
+                await self.serve_connection(transport, known)
             else:
-                log.warning("connection refused, too many are open", extra={"peer": peer.address, "count": self.connections})
+                self._note_refused(peer)
                 await trio.aclose_forcefully(transport)
         finally:
             peer.close()
+
+    async def _recognised(self, peer: Peer) -> Peer | None:
+        """Return the peer with the address to count it by; None when too many wait to be recognised."""
+        if self._recognise is None:
+            return peer
+        if self._recognising >= self._limits.max_connections:
+            return None
+        self._recognising += 1
+        try:
+            return await self._recognise(peer)
+        finally:
+            self._recognising -= 1
+
+    def _note_refused(self, peer: Peer) -> None:
+        """Tell the log, and not for each one of a flood."""
+        self._refused += 1
+        if trio.current_time() >= self._tell_refused_at:
+            log.warning("connection refused, too many are open", extra={"peer": peer.address, "count": self._refused})
+            self._tell_refused_at, self._refused = trio.current_time() + TELL_REFUSED_SECONDS, 0
 
     def _has_room_for(self, peer: Peer) -> bool:
         """Whether one more connection of this peer can be served, if need be in place of the one that idles longest."""

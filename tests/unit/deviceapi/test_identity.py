@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import pytest
 import trio
@@ -13,7 +12,8 @@ from mortalgpu.deviceapi.keys import Secrets
 from mortalgpu.deviceapi.succession import SIBLING_SECONDS, Succession
 from mortalgpu.deviceapi.tokens import Keyring
 from mortalgpu.deviceapi.views import Caller
-from mortalgpu.errors import Unauthenticated
+from mortalgpu.errors import HostError, Unauthenticated
+from mortalgpu.rpc.peer import STRANGER, Peer
 from mortalgpu.simulation.host import SimulatedHost
 from tests.unit.deviceapi import node
 from tests.unit.deviceapi.test_tokens import KEY, NOW, OLD_KEY, RING, signed
@@ -24,16 +24,12 @@ STATIC_L0, STATIC_L1 = "an opaque device token", "an opaque container token"
 NETWORK, SOCKET, ADMIN = Door.NETWORK, Door.CONTAINER_SOCKET, Door.ADMIN_SOCKET
 
 
-@dataclass(frozen=True)
-class Peer:
-    """The other end of a connection. The descriptor is of a process that the test really has."""
-
-    pid: int | None = None
-    uid: int | None = None
-    pidfd: int | None = None
+FROM_AFAR = STRANGER
 
 
-FROM_AFAR = Peer()
+def caller_of(pid: int | None, uid: int, pidfd: int | None) -> Peer:
+    """The other end of a Unix socket. The descriptor is of a process that the test really has."""
+    return Peer("unix", f"uid {uid}", pid, uid, uid, pidfd)
 
 
 @pytest.fixture
@@ -164,7 +160,7 @@ async def test_an_operators_token_for_a_container_does_not_end_the_containers_ow
 async def test_on_the_socket_the_kernel_says_which_container_calls(alive: int) -> None:
     host = SimulatedHost()
     process = host.start(node.INFER)
-    caller = await doorkeeper(SOCKET, host).identify(Peer(process.pid, 1000, alive), None)
+    caller = await doorkeeper(SOCKET, host).identify(caller_of(process.pid, 1000, alive), None)
     assert caller == Caller("l1", container=node.INFER)
 
 
@@ -172,25 +168,25 @@ async def test_on_the_socket_the_kernel_says_which_container_calls(alive: int) -
 async def test_another_containers_token_changes_nothing_on_the_socket(door: Door, alive: int) -> None:
     host = SimulatedHost()
     process = host.start(node.INFER)
-    caller = await doorkeeper(door, host).identify(Peer(process.pid, 0, alive), container_token())
+    caller = await doorkeeper(door, host).identify(caller_of(process.pid, 0, alive), container_token())
     assert caller == Caller("l1", container=node.INFER)
 
 
 async def test_a_bad_token_does_not_spoil_what_the_kernel_says(alive: int) -> None:
     host = SimulatedHost()
     process = host.start(node.INFER)
-    assert (await doorkeeper(SOCKET, host).identify(Peer(process.pid, 0, alive), "rubbish")).container == node.INFER
+    assert (await doorkeeper(SOCKET, host).identify(caller_of(process.pid, 0, alive), "rubbish")).container == node.INFER
 
 
 async def test_an_operators_token_raises_a_container_to_the_node(alive: int) -> None:
     host = SimulatedHost()
     process = host.start(node.INFER)
-    assert (await doorkeeper(SOCKET, host).identify(Peer(process.pid, 0, alive), NODE_TOKEN)).level == "l0"
+    assert (await doorkeeper(SOCKET, host).identify(caller_of(process.pid, 0, alive), NODE_TOKEN)).level == "l0"
 
 
 async def test_root_of_the_host_is_the_operator_at_the_admin_socket_only(alive: int) -> None:
     host = SimulatedHost()
-    root = Peer(host.start(None).pid, 0, alive)
+    root = caller_of(host.start(None).pid, 0, alive)
     assert (await doorkeeper(ADMIN, host).identify(root, None)).level == "l0"
     with pytest.raises(Unauthenticated):
         await doorkeeper(SOCKET, host).identify(root, None)
@@ -200,7 +196,7 @@ async def test_root_of_the_host_is_the_operator_at_the_admin_socket_only(alive: 
 
 async def test_another_user_of_the_host_needs_a_token(alive: int) -> None:
     host = SimulatedHost()
-    user = Peer(host.start(None).pid, 1000, alive)
+    user = caller_of(host.start(None).pid, 1000, alive)
     for door in (ADMIN, SOCKET):
         with pytest.raises(Unauthenticated):
             await doorkeeper(door, host).identify(user, None)
@@ -210,7 +206,7 @@ async def test_another_user_of_the_host_needs_a_token(alive: int) -> None:
 async def test_a_process_that_ended_before_it_was_looked_at_is_nobody(alive: int) -> None:
     host = SimulatedHost()
     with pytest.raises(Unauthenticated, match="ended"):
-        await doorkeeper(SOCKET, host).identify(Peer(4242, 0, alive), container_token())
+        await doorkeeper(SOCKET, host).identify(caller_of(4242, 0, alive), container_token())
 
 
 async def test_a_reused_pid_is_not_believed() -> None:
@@ -222,7 +218,7 @@ async def test_a_reused_pid_is_not_believed() -> None:
     victim = host.start(node.TRAIN_MAIN)
     try:
         with pytest.raises(Unauthenticated, match="ended"):
-            await doorkeeper(SOCKET, host).identify(Peer(victim.pid, 0, descriptor), None)
+            await doorkeeper(SOCKET, host).identify(caller_of(victim.pid, 0, descriptor), None)
     finally:
         os.close(descriptor)
 
@@ -231,6 +227,27 @@ async def test_a_reused_pid_is_not_believed() -> None:
 async def test_a_peer_whose_process_cannot_be_seen_needs_a_token(door: Door) -> None:
     host = SimulatedHost()
     process = host.start(node.INFER)
-    for peer in (Peer(None, 0, None), Peer(process.pid, 0, None), Peer(host.start(None).pid, 0, None)):
+    for peer in (caller_of(None, 0, None), caller_of(process.pid, 0, None), caller_of(host.start(None).pid, 0, None)):
         with pytest.raises(Unauthenticated):
             await doorkeeper(door, host).identify(peer, None)
+
+
+async def test_a_socket_peer_is_counted_by_its_container(alive: int) -> None:
+    host = SimulatedHost()
+    keeper = doorkeeper(SOCKET, host)
+    inside, outside = caller_of(host.start(node.INFER).pid, 0, alive), caller_of(host.start(None).pid, 0, alive)
+    assert (await keeper.recognise(inside)).address == f"container {node.INFER.container_id}"
+    assert (await keeper.recognise(inside)).pidfd == alive
+    for peer in (outside, caller_of(4242, 0, alive), caller_of(None, 0, None)):
+        assert await keeper.recognise(peer) == peer
+
+
+async def test_a_host_that_tells_nothing_leaves_a_peer_as_it_is(alive: int) -> None:
+    host = SimulatedHost()
+
+    async def refuse(pid: int) -> None:
+        raise HostError("no open files left")
+
+    host.open = refuse  # type: ignore[method-assign]
+    peer = caller_of(7, 0, alive)
+    assert await doorkeeper(SOCKET, host).recognise(peer) == peer

@@ -1,5 +1,6 @@
 """What a server grants: slow readers, idle and silent connections, and too many of them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ from trio.testing import MockClock
 
 from mortalgpu.rpc.channel import open_channel
 from mortalgpu.rpc.limits import KUBELET_LIMITS, Limits
-from mortalgpu.rpc.server import Server
+from mortalgpu.rpc.listener import UnixListener
+from mortalgpu.rpc.server import Peer, Server
 from mortalgpu.rpc.status import Unavailable
 from tests.unit.rpc.trial import (
     ECHO,
@@ -84,6 +86,43 @@ async def test_a_new_connection_takes_the_place_of_the_idlest(tmp_path: Path, li
                     while await silent.receive_some():
                         pass
             assert trial.running == 1
+
+
+async def test_peers_are_counted_by_what_they_are_recognised_as(tmp_path: Path) -> None:
+    trial, names = Trial(), iter(["greedy", "greedy", "greedy", "modest"])
+
+    async def recognise(peer: Peer) -> Peer:
+        return replace(peer, address=next(names))
+
+    server = Server([trial.service()], Limits(max_connections_per_peer=2), recognise=recognise)
+    async with nothing_left_behind(), trio.open_nursery() as nursery:
+        await nursery.start(server.serve, [await UnixListener.bind(tmp_path / "s")])
+        async with raw_client(tmp_path / "s") as one, raw_client(tmp_path / "s") as two:
+            await one.send(*one.request(1, WATCH))
+            await two.send(*two.request(1, WATCH))
+            await until(lambda: trial.running == 2)
+            async with raw_client(tmp_path / "s") as three:
+                assert await three.ended()
+            async with open_channel(str(tmp_path / "s")) as modest:
+                await modest.unary(ECHO, Note(), Note)
+        nursery.cancel_scope.cancel()
+    assert trial.calls[-1].peer.address == "modest"
+
+
+async def test_no_more_wait_to_be_recognised_than_may_connect(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def never(peer: Peer) -> Peer:
+        await trio.Event().wait()
+        return peer
+
+    server = Server([Trial().service()], Limits(max_connections=2), recognise=never)
+    async with nothing_left_behind(), trio.open_nursery() as nursery:
+        await nursery.start(server.serve, [await UnixListener.bind(tmp_path / "s")])
+        async with raw_client(tmp_path / "s"), raw_client(tmp_path / "s"):
+            for _ in range(3):
+                async with raw_client(tmp_path / "s", greet=False) as more:
+                    assert await more.ended()
+        nursery.cancel_scope.cancel()
+    assert caplog.text.count("too many are open") == 1
 
 
 async def test_a_thousand_connections_leave_nothing_behind(tmp_path: Path) -> None:
