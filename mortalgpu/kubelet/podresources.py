@@ -26,16 +26,21 @@ DEADLINE_SECONDS = 5.0
 
 
 class PodResources:
-    """See `mortalgpu.kubelet.base.Assignments`. Only ids of `resources` are reported. Making one does no I/O."""
+    """See `mortalgpu.kubelet.base.Assignments`. Only ids of `resources`, read at each question, are reported.
+
+    Making one does no I/O.
+    """
 
     def __init__(self, socket_path: Path, resources: Collection[str], *, deadline_seconds: float = DEADLINE_SECONDS) -> None:
         self._socket_path = socket_path
-        self._resources = frozenset(resources)
+        self._resources = resources
         self._deadline_seconds = deadline_seconds
 
     async def assignments(self) -> tuple[Assignment, ...]:
-        """Return every container that holds meta-devices of our resources.
+        """Return every container that holds meta-devices of our resources, and its siblings that hold no device at all.
 
+        Of these siblings it is certain that they were given nothing; of one that holds another plugin's devices it is not our
+        business to say so, and it is left out, as are init and ephemeral containers, which kubelet does not list.
         The same pod and container name may appear twice: until 1.34 kubelet also lists terminated pods. Raises KubeletError
         when kubelet is away, slow, refuses (it allows about 100 questions a second), or speaks no v1.
         """
@@ -49,15 +54,16 @@ class PodResources:
         return tuple(_assignments(listed, self._resources))
 
 
-def _assignments(listed: ListPodResourcesResponse, resources: frozenset[str]) -> Iterator[Assignment]:
+def _assignments(listed: ListPodResourcesResponse, resources: Collection[str]) -> Iterator[Assignment]:
     for pod in listed.pod_resources:
-        for container in pod.containers:
-            held = _held(container, resources)
-            if held:
-                yield Assignment(pod.name, pod.namespace, container.name, held)
+        held = {container.name: _held(container, resources) for container in pod.containers}
+        if any(held.values()):
+            for container in pod.containers:
+                if held[container.name] or not container.devices:
+                    yield Assignment(pod.name, pod.namespace, container.name, held[container.name])
 
 
-def _held(container: ContainerResources, resources: frozenset[str]) -> dict[str, tuple[str, ...]]:
+def _held(container: ContainerResources, resources: Collection[str]) -> dict[str, tuple[str, ...]]:
     """Gather ids by resource: new kubelets give an entry per id and NUMA node, so an id may come twice; old ones group them."""
     held: dict[str, dict[str, None]] = {}
     for devices in container.devices:

@@ -45,7 +45,10 @@ class Pod:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What kubelet says a container holds: meta-device ids by resource, for our resources only."""
+    """What kubelet says a container holds: meta-device ids by resource, for our resources only.
+
+    An empty mapping says that it certainly holds nothing, while a container of the same pod does.
+    """
 
     pod_name: str
     pod_namespace: str

@@ -186,8 +186,9 @@ class TwinKubelet:
             held = self._held.setdefault((namespace, name), {})
             try:
                 for container, requests in containers.items():
+                    mine = held.setdefault(container, {})
                     for resource, size in requests.items():
-                        held.setdefault(container, {})[resource] = await self._allocate(resource, size)
+                        mine[resource] = await self._allocate(resource, size)
             except AdmissionRefused:
                 del self._held[namespace, name]
                 raise

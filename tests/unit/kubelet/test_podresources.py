@@ -72,10 +72,17 @@ async def test_an_id_listed_once_for_each_numa_node_is_held_once(tmp_path: Path)
 
 
 async def test_other_resources_and_containers_that_hold_nothing_of_ours_are_left_out(tmp_path: Path) -> None:
-    mixed = pod(
-        "p", main=[held(THEIRS, "GPU-1"), held(OURS, "g::0")], side=[held(THEIRS, "GPU-2")], idle=[], empty=[held(OURS)]
-    )
+    mixed = pod("p", main=[held(THEIRS, "GPU-1"), held(OURS, "g::0")], side=[held(THEIRS, "GPU-2")], empty=[held(OURS)])
     assert await ask(tmp_path / "k.sock", mixed, pod("bare")) == (Assignment("p", "team-a", "main", {OURS: ("g::0",)}),)
+
+
+async def test_a_sibling_without_any_device_is_known_to_hold_nothing(tmp_path: Path) -> None:
+    found = await ask(tmp_path / "p.sock", pod("p", main=[held(OURS, "g::0")], helper=[], other=[held(THEIRS, "gpu-1")]))
+    assert found == (Assignment("p", "team-a", "main", {OURS: ("g::0",)}), Assignment("p", "team-a", "helper", {}))
+
+
+async def test_a_pod_that_holds_nothing_of_ours_is_left_out_with_all_its_containers(tmp_path: Path) -> None:
+    assert await ask(tmp_path / "p.sock", pod("p", main=[], gpu=[held(THEIRS, "gpu-1")])) == ()
 
 
 async def test_two_resources_of_one_container_stay_apart(tmp_path: Path) -> None:
