@@ -58,7 +58,7 @@ def parse_checkpoint(text: bytes, resources: Collection[str], variable: str) -> 
     """Return the entries of our resources in a checkpoint's text. Raises KubeletError when it is none."""
     try:
         document = msgspec.json.decode(text, type=_Document)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise KubeletError(f"kubelet's device checkpoint is of an unknown form: {error}") from None
     return tuple(
         CheckpointEntry(entry.resource_name, _ids(entry), _variable(entry, variable))
