@@ -1,12 +1,12 @@
 """Makes tokens: for containers within Allocate, and for operators on the command line."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from mortalgpu.deviceapi import tokens
 from mortalgpu.deviceapi.keys import Keys
 from mortalgpu.deviceapi.succession import Succession
-from mortalgpu.errors import ConfigError
+from mortalgpu.errors import ConfigError, Unauthenticated
 
 
 class Mint:
@@ -22,6 +22,20 @@ class Mint:
         now = self._now()
         self._succession.minted(meta_devices, now)
         return tokens.mint_container_token(self._keys.secrets.keyring, meta_devices, now=now)
+
+    def recall(self, remembered: Iterable[str]) -> None:
+        """Learn, after a start, which tokens kubelet remembers having passed to containers: older ones for their ids are dead.
+
+        Texts that are no tokens of ours are passed over.
+        """
+        keyring, now = self._keys.secrets.keyring, self._now()
+        for token in remembered:
+            try:
+                claims = tokens.judge(token, keyring, now=now)
+            except Unauthenticated:
+                continue
+            if claims.email == tokens.CONTAINER_EMAIL and claims.issued_at is not None:
+                self._succession.minted(claims.meta_devices, claims.issued_at)
 
 
 def mint_for_operator(

@@ -167,6 +167,17 @@ def test_the_mint_uses_the_newest_key_and_tells_the_succession(tmp_path: Path) -
         succession.check(("GPU-a::0",), NOW - 60)
 
 
+def test_after_a_restart_the_mint_recalls_what_kubelet_remembers(tmp_path: Path) -> None:
+    held = made_here(tmp_path)
+    ours = Mint(held, Succession(), lambda: NOW).mint_container_token(("GPU-a::0",))
+    operators = mint_for_operator(held, "l1", meta_devices=("GPU-a::1",), now=lambda: NOW)
+    succession = Succession()
+    Mint(held, succession, lambda: NOW + 5).recall(["", "rubbish", ours, operators])
+    with pytest.raises(Unauthenticated):
+        succession.check(("GPU-a::0",), NOW - 60)
+    succession.check(("GPU-a::1",), NOW - 60)
+
+
 def test_an_operators_token_says_what_was_asked_for(tmp_path: Path) -> None:
     held = made_here(tmp_path)
     token = mint_for_operator(held, "l1", email="op@site", meta_devices=("GPU-a::1",), lifetime_seconds=60, now=lambda: NOW)
