@@ -17,8 +17,10 @@ from mortalgpu.sharing import evidence
 from mortalgpu.sharing.layout import Held, held_shares
 
 ASK_SECONDS = 5.0
-FRESH_SECONDS = 3 * ASK_SECONDS
-"""For how long a grant counts as held although no other witness names it; longer than one round of asking may take."""
+FRESH_SECONDS = 5.0
+"""For how long a grant counts as held although no other witness names it: until it is older than that when asking begins."""
+KEPT_SECONDS = 60.0
+"""For how long grants are remembered: longer than any round of asking takes."""
 
 
 class Holdings:
@@ -39,7 +41,7 @@ class Holdings:
     def granted(self, grant: Grant) -> None:
         """Take note of a grant just made. Never blocks."""
         now = self._monotonic()
-        self._fresh = [(moment, old) for moment, old in self._fresh if now - moment < FRESH_SECONDS]
+        self._fresh = [(moment, old) for moment, old in self._fresh if now - moment < KEPT_SECONDS]
         self._fresh.append((now, grant))
 
     async def held(self) -> tuple[Mapping[str, Held] | None, Mapping[str, int]]:
@@ -47,13 +49,13 @@ class Holdings:
 
         Waits up to ASK_SECONDS for kubelet. May be cancelled.
         """
+        begun = self._monotonic()
         entries = await self._checkpoint()
         listed = await self._listed()
         if entries is None and listed is None:
             return None, {}
         booked = [Assignment("", "", "", {entry.resource: entry.meta_devices}) for entry in entries or ()]
-        now = self._monotonic()
-        fresh = [grant for moment, grant in self._fresh if now - moment < FRESH_SECONDS]
+        fresh = [grant for moment, grant in self._fresh if begun - moment < FRESH_SECONDS]
         totals = evidence.agreed_totals(entry.evidence for entry in entries or ())
         return held_shares([*booked, *(listed or ())], fresh), totals
 
