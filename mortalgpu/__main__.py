@@ -46,7 +46,7 @@ def _run(chosen: "argparse.Namespace") -> int:
 
     config = _configuration(chosen)
     logs.set_up(verbose=config.log.verbose, as_json=config.log.json)
-    trio.run(daemon.run, config)
+    trio.run(daemon.run, config, chosen.config, lambda: _configuration(chosen))
     return 0
 
 

@@ -13,7 +13,7 @@ import logging
 import os
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import trio
 
-from mortalgpu import wiring
+from mortalgpu import logs, wiring
 from mortalgpu.cluster.base import NO_PODS, Cluster, PodsView
 from mortalgpu.config import Config
 from mortalgpu.deviceapi.keys import Keys
@@ -42,6 +42,7 @@ from mortalgpu.host.clock import MachineClock
 from mortalgpu.host.systemd import service_manager
 from mortalgpu.host.table import ProcfsTable
 from mortalgpu.host.vantage import blind_spots
+from mortalgpu.inforce import InForce
 from mortalgpu.isolation.base import EditSettings, Isolation, no_token
 from mortalgpu.isolation.devicenodes import device_nodes
 from mortalgpu.isolation.none import NoIsolation
@@ -51,10 +52,10 @@ from mortalgpu.kubelet.podresources import PodResources
 from mortalgpu.kubelet.registration import KubeletRegistrar
 from mortalgpu.latest import Latest
 from mortalgpu.model.counts import DriverCounts, EventCounts, PluginCounts, Pulse, ReloadCounts
-from mortalgpu.model.grant import Mount
 from mortalgpu.model.kill import NO_ENFORCEMENT, Enforcement
 from mortalgpu.model.share import Inventory
 from mortalgpu.model.usage import Usage
+from mortalgpu.reload import Read, Reloader, Take
 from mortalgpu.scan import news, podwatch, scanner
 from mortalgpu.scan.discovery import Discovery
 from mortalgpu.scan.holdings import Holdings
@@ -104,7 +105,7 @@ class Facts:
 
 
 @asynccontextmanager
-async def real_ports(config: Config, resources: tuple[str, ...]) -> AsyncIterator[Ports]:
+async def real_ports(config: Config, resources: Collection[str]) -> AsyncIterator[Ports]:
     """Build the adapters for this machine. Raises ConfigError, HostError."""
     driver = NvmlSettings(library=config.driver.library, call_seconds=config.driver.call_timeout_seconds)
     with ProcfsTable() as processes:
@@ -119,8 +120,11 @@ async def real_ports(config: Config, resources: tuple[str, ...]) -> AsyncIterato
         )
 
 
-async def run(config: Config) -> None:
-    """Run the daemon on this machine until a signal. Raises ConfigError, DriverError or HostError when it cannot."""
+async def run(config: Config, path: str = "", read: Read | None = None) -> None:
+    """Run the daemon on this machine until a signal. Raises ConfigError, DriverError or HostError when it cannot.
+
+    `read` reads the configuration again, at SIGHUP and when the file at `path` has changed.
+    """
     _check_directory(config.kubelet.device_plugin_dir)
     for problem in blind_spots():
         log.warning("not everything can be seen from here", extra={"reason": problem})
@@ -128,24 +132,27 @@ async def run(config: Config) -> None:
         stopping = trio.CancelScope()
         stopped = await outer.start(_stop_on_signal, outer.cancel_scope, stopping)
         with stopping:
-            resources = wiring.resources_of_ours(wiring.discovery_settings(config))
-            async with only_one(Path(config.state_path)), real_ports(config, resources) as ports:
-                async with services(config, ports, Facts()):
-                    await trio.sleep_forever()
+            in_force, facts = InForce(config), Facts()
+            async with only_one(Path(config.state_path)), real_ports(config, in_force.resources) as ports:
+                async with services(config, ports, facts, in_force) as take:
+                    reread = read or (lambda: config)
+                    await Reloader(reread, take, in_force.config, facts.reloads, ports.clock).serve(path)
         stopped.cancel()
     log.info("stopped")
 
 
 @asynccontextmanager
-async def services(config: Config, ports: Ports, facts: Facts) -> AsyncIterator[None]:
+async def services(config: Config, ports: Ports, facts: Facts, in_force: InForce | None = None) -> AsyncIterator[Take]:
     """Run every service in the block, which begins once all of them are useful. What ends an essential one ends the block.
 
+    Yields what lets them go on with another configuration.
     Raises DriverError when the driver cannot be opened, ConfigError when its devices cannot be shared as configured.
     """
     async with AsyncExitStack() as stack:
         nursery = await stack.enter_async_context(trio.open_nursery())
         driver = await nursery.start(partial(keep_open, ports.open_driver, counts=facts.driver))
-        holdings = _holdings(config, ports)
+        in_force = in_force or InForce(config)
+        holdings = _holdings(config, ports, in_force)
         settings = wiring.discovery_settings(config)
         discovery = Discovery(driver, holdings.held, facts.inventory, settings, ports.clock, facts.events)
         await nursery.start(discovery.serve)
@@ -154,47 +161,55 @@ async def services(config: Config, ports: Ports, facts: Facts) -> AsyncIterator[
             restartable("pod watch", partial(podwatch.serve, ports.cluster, facts.pods), Budget(), facts.restarted)
         )
         await nursery.start(partial(news.serve, facts.inventory, ports.cluster))
-        await nursery.start(_scanner(config, ports, facts, driver))
-        if config.memory_enforcer:
-            await nursery.start(_enforcer(config, ports, facts, driver))
+        await nursery.start(_scanner(in_force, ports, facts, driver))
+        await nursery.start(_enforcer(in_force, ports, facts, driver))
         keys, succession = Keys(wiring.key_settings(config)), Succession()
         if config.device_api.enabled:
             await nursery.start(_device_api(config, ports, facts, driver, keys, succession))
-        isolation = _isolation(config, Mint(keys, succession), await wiring.container_mounts(config))
+        in_force.mounts.publish(await wiring.container_mounts(config))
+        isolation = _isolation(in_force, Mint(keys, succession))
         nursery.start_soon(wiring.keep_mgctl_tidy, config)
-        await nursery.start(Plugins(facts.inventory, _plugin_maker(config, ports, facts, holdings, isolation)).serve)
-        for endpoint in _exporters(config, ports, facts):
+        await nursery.start(Plugins(facts.inventory, _plugin_maker(in_force, ports, facts, holdings, isolation)).serve)
+        for endpoint in _exporters(in_force, ports, facts):
             await nursery.start(endpoint)
         await ports.manager.ready(f"sharing {', '.join(facts.inventory.value.resources) or 'nothing'}")
         try:
-            yield
+            yield partial(_take, discovery, in_force)
         finally:
             with trio.move_on_after(FAREWELL_SECONDS, shield=True):
                 await ports.manager.stopping("ending the services")
         nursery.cancel_scope.cancel()
 
 
-def _holdings(config: Config, ports: Ports) -> Holdings:
-    resources = wiring.resources_of_ours(wiring.discovery_settings(config))
-    read = partial(read_checkpoint, Path(config.kubelet.device_plugin_dir), resources, evidence.VARIABLE)
+async def _take(discovery: Discovery, in_force: InForce, config: Config) -> None:
+    """Let the services go on with another configuration. Raises ConfigError, and then nothing has changed."""
+    settings = wiring.discovery_settings(config)
+    # Before a share of a new resource can be given out: who holds it must be seen.
+    in_force.resources.add(rule.resource for rule in settings.rules)
+    await discovery.take(settings)
+    if config.log != in_force.config.value.log:
+        logs.set_up(verbose=config.log.verbose, as_json=config.log.json)
+    in_force.follow(config, await wiring.container_mounts(config))
+
+
+def _holdings(config: Config, ports: Ports, in_force: InForce) -> Holdings:
+    read = partial(read_checkpoint, Path(config.kubelet.device_plugin_dir), in_force.resources, evidence.VARIABLE)
     return Holdings(ports.assignments, read, ports.clock.monotonic)
 
 
-def _scanner(config: Config, ports: Ports, facts: Facts, driver: GpuDriver) -> Service:
+def _scanner(in_force: InForce, ports: Ports, facts: Facts, driver: GpuDriver) -> Service:
     neighbours = scanner.Neighbours(driver, ports.processes, ports.assignments, ports.cluster, ports.clock)
-    settings = wiring.scan_settings(config)
 
     async def alive() -> None:
         facts.pulse.beat_at = ports.clock.monotonic()
         await ports.manager.alive()
 
-    return partial(scanner.serve, neighbours, facts.inventory, facts.pods, facts.usage, settings, alive=alive)
+    return partial(scanner.serve, neighbours, facts.inventory, facts.pods, facts.usage, in_force.scan, alive=alive)
 
 
-def _enforcer(config: Config, ports: Ports, facts: Facts, driver: GpuDriver) -> Service:
+def _enforcer(in_force: InForce, ports: Ports, facts: Facts, driver: GpuDriver) -> Service:
     hands = enforcer.Hands(driver, ports.processes, ports.cluster, ports.clock)
-    settings = wiring.enforcer_settings(config)
-    return partial(enforcer.serve, hands, facts.usage, facts.pods, facts.enforcement, settings)
+    return partial(enforcer.serve, hands, facts.usage, facts.pods, facts.enforcement, in_force.enforcer)
 
 
 def _device_api(config: Config, ports: Ports, facts: Facts, driver: GpuDriver, keys: Keys, succession: Succession) -> Service:
@@ -203,8 +218,9 @@ def _device_api(config: Config, ports: Ports, facts: Facts, driver: GpuDriver, k
     return restartable("device API", api.serve, Budget(), facts.restarted)
 
 
-def _exporters(config: Config, ports: Ports, facts: Facts) -> Iterator[Service]:
+def _exporters(in_force: InForce, ports: Ports, facts: Facts) -> Iterator[Service]:
     """Yield the metrics endpoints, if they are wanted: the daemon's own, then the GPUs'."""
+    config = in_force.config.value
     if not config.exporter.enabled:
         return
     sources = exporter.Sources(
@@ -222,37 +238,38 @@ def _exporters(config: Config, ports: Ports, facts: Facts) -> Iterator[Service]:
         cluster_counts=ports.cluster.counts,
         clock=ports.clock,
     )
-    switches = wiring.exporter_switches(config)
-    endpoints = [("daemon metrics", config.exporter.daemon_address, exporter.daemon_routes(sources, switches))]
+    endpoints = [("daemon metrics", config.exporter.daemon_address, exporter.daemon_routes(sources, in_force.switches))]
     if config.exporter.gpus:
-        endpoints.append(("GPU metrics", config.exporter.address, exporter.gpu_routes(sources, switches)))
+        endpoints.append(("GPU metrics", config.exporter.address, exporter.gpu_routes(sources, in_force.switches)))
     for name, address, routes in endpoints:
         note = partial(facts.endpoints.__setitem__, name)
         service = partial(exporter.serve, *wiring.host_and_port(address), routes, on_listening=note)
         yield restartable(name, service, Budget(), facts.restarted)
 
 
-def _isolation(config: Config, mint: Mint, mounts: tuple[Mount, ...]) -> Isolation:
+def _isolation(in_force: InForce, mint: Mint) -> Isolation:
+    config = in_force.config.value
     return NoIsolation(
         EditSettings(
             mgctl_address=wiring.mgctl_address(config),
             mint_token=mint.mint_container_token if config.device_api.enabled else no_token,
-            mounts=lambda: mounts,
-            device_nodes=device_nodes if config.device_specs else lambda _device: (),
+            mounts=lambda: in_force.mounts.value,
+            device_nodes=lambda device: device_nodes(device) if in_force.config.value.device_specs else (),
         )
     )
 
 
 def _plugin_maker(
-    config: Config, ports: Ports, facts: Facts, holdings: Holdings, isolation: Isolation
+    in_force: InForce, ports: Ports, facts: Facts, holdings: Holdings, isolation: Isolation
 ) -> Callable[[str], Plugin]:
-    allocator = wiring.allocator(config)
-    directory = Path(config.kubelet.device_plugin_dir)
+    directory = Path(in_force.config.value.kubelet.device_plugin_dir)
+
+    def no_split() -> bool:
+        return in_force.config.value.allocator.no_split
 
     def make(resource: str) -> Plugin:
         counts = facts.plugins.setdefault(resource, PluginCounts())
-        no_split = config.allocator.no_split
-        offer = Offer(resource, facts.inventory, allocator, isolation, no_split, counts, holdings.granted)
+        offer = Offer(resource, facts.inventory, in_force.allocator, isolation, no_split, counts, holdings.granted)
         return Plugin(offer, ports.registrar, directory)
 
     return make

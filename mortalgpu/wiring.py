@@ -185,8 +185,9 @@ def scan_settings(config: Config) -> ScanSettings:
 
 
 def enforcer_settings(config: Config) -> EnforcerSettings:
-    """Return what the enforcer takes; whether it runs at all is the key memoryEnforcer."""
-    return EnforcerSettings(dry_run=config.enforcer.dry_run, grace_seconds=config.enforcer.grace_seconds)
+    """Return what the enforcer takes."""
+    given = config.enforcer
+    return EnforcerSettings(enabled=config.memory_enforcer, dry_run=given.dry_run, grace_seconds=given.grace_seconds)
 
 
 def exporter_switches(config: Config) -> Switches:
@@ -195,7 +196,7 @@ def exporter_switches(config: Config) -> Switches:
     return Switches(
         metagpu_names=config.exporter.metagpu_names,
         per_process=config.exporter.per_process,
-        enforces=lambda: config.memory_enforcer and not config.enforcer.dry_run,
+        enforces=config.memory_enforcer and not config.enforcer.dry_run,
         patience=Patience(scan_seconds=max(Patience().scan_seconds, longest_scan_pause_seconds)),
     )
 

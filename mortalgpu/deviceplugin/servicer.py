@@ -33,14 +33,15 @@ log = logging.getLogger(__name__)
 class Offer:
     """One resource as it is offered on this node, and all that decides about requests for it.
 
-    `on_grant` hears of every grant, before kubelet does; it must not block.
+    `no_split` tells whether a container may get shares of one device only. `on_grant` hears of every grant, before kubelet
+    does; it must not block.
     """
 
     resource: str
     inventory: Latest[Inventory]
     allocator: Allocator
     isolation: Isolation
-    no_split: bool
+    no_split: Callable[[], bool]
     counts: PluginCounts
     on_grant: Callable[[Grant], None]
 
@@ -136,7 +137,7 @@ class Servicer:
     def _decide(self, ids: tuple[str, ...]) -> tuple[Grant, ContainerEdits]:
         inventory = self._offer.inventory.value
         devices = {shared.uuid: shared for shared in inventory.of_resource(self._offer.resource)}
-        grant = granted(self._offer.resource, ids, tuple(devices.values()), no_split=self._offer.no_split)
+        grant = granted(self._offer.resource, ids, tuple(devices.values()), no_split=self._offer.no_split())
         for uuid in grant.shares:
             health = inventory.health_of(uuid)
             if not health.healthy:

@@ -48,6 +48,8 @@ _TOLD = {"killed", "still_there", "not_permitted", FAILED, DRY_RUN}
 class EnforcerSettings:
     """`dry_run` reports and does not kill. `grace_seconds` above zero: SIGTERM first, SIGKILL when it is over."""
 
+    enabled: bool = True
+    """False: nobody is judged."""
     dry_run: bool = False
     grace_seconds: float = 0.0
     gone_within_seconds: float = 5.0
@@ -82,13 +84,17 @@ async def serve(
     usage: Latest[Usage],
     pods: Latest[PodsView],
     enforcement: Latest[Enforcement],
-    settings: EnforcerSettings,
+    settings: EnforcerSettings | Latest[EnforcerSettings],
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Judge every `Usage` and carry out the verdicts, until cancelled. A signal that was sent stays sent."""
+    """Judge every `Usage` and carry out the verdicts, until cancelled. A signal that was sent stays sent.
+
+    Settings in a cell may change meanwhile; an order goes by those it began with.
+    """
     async with trio.open_nursery() as nursery:
-        enforcer = _Enforcer(hands, usage, pods, enforcement, settings)
+        cell = settings if isinstance(settings, Latest) else Latest(settings)
+        enforcer = _Enforcer(hands, usage, pods, enforcement, cell)
         task_status.started()
         seen = usage.version
         while True:
@@ -105,7 +111,7 @@ class _Enforcer:
         usage: Latest[Usage],
         pods: Latest[PodsView],
         enforcement: Latest[Enforcement],
-        settings: EnforcerSettings,
+        settings: Latest[EnforcerSettings],
     ) -> None:
         self._driver = hands.driver
         self._processes = hands.processes
@@ -114,9 +120,13 @@ class _Enforcer:
         self._usage = usage
         self._pods = pods
         self._enforcement = enforcement
-        self._settings = settings
+        self._cell = settings
         self._standings: Standings = {}
-        self._records = Records(settings.history)
+        self._records = Records(settings.value.history)
+
+    @property
+    def _settings(self) -> EnforcerSettings:
+        return self._cell.value
 
     def verdicts(self) -> tuple[Verdict, ...]:
         """Return whom the newest scan condemns, with their orders entered as running."""
@@ -124,6 +134,8 @@ class _Enforcer:
         self._standings = forget_gone(self._standings, usage)
         if self._records.forget_gone(usage):
             self._enforcement.publish(self._records.summary())
+        if not self._settings.enabled:
+            return ()
         found = decide(usage, self._standings, self._clock.monotonic())
         for verdict in found:
             self._standings = order_begun(self._standings, verdict)
@@ -176,7 +188,7 @@ class _Enforcer:
     async def _is_still_wanted(self, verdict: Verdict) -> bool:
         """Ask the newest scan, the driver and the host once more. No answer means no."""
         claim = self._newest_claim(verdict)
-        if claim is None:
+        if claim is None or self._settings.dry_run or not self._settings.enabled:
             return False
         try:
             with trio.fail_after(self._settings.question_seconds):

@@ -60,11 +60,11 @@ class Sources:
 
 @dataclass(frozen=True, slots=True)
 class Switches:
-    """What the pages show beyond the usual. `enforces`: asked at each scrape whether processes are really stopped."""
+    """What the pages show beyond the usual. `enforces`: whether processes are really stopped."""
 
     metagpu_names: bool = False
     per_process: bool = False
-    enforces: Callable[[], bool] = lambda: True
+    enforces: bool = True
     patience: Patience = field(default_factory=Patience)
 
 
@@ -88,32 +88,35 @@ async def serve(
     await HttpServer(routes).serve(listeners, task_status=task_status)
 
 
-def gpu_routes(sources: Sources, switches: Switches) -> Mapping[str, Route]:
+def gpu_routes(sources: Sources, switches: Latest[Switches]) -> Mapping[str, Route]:
     """Return the endpoint of the GPUs: who uses what."""
 
-    def from_scan(collect: Callable[[Inventory, Usage], Iterable[Family]]) -> Collect:
-        return lambda: collect(sources.inventory.value, sources.usage.value)
+    def from_scan(
+        collect: Callable[[Inventory, Usage], Iterable[Family]], is_wanted: Callable[[Switches], bool] = lambda _: True
+    ) -> Collect:
+        return lambda: collect(sources.inventory.value, sources.usage.value) if is_wanted(switches.value) else ()
+
+    def containers(inventory: Inventory, usage: Usage) -> Iterable[Family]:
+        return container.collect(inventory, usage, sources.enforcement.value.kills)
 
     collectors: dict[str, Collect] = {
         "device": from_scan(device.collect),
-        "container": lambda: container.collect(sources.inventory.value, sources.usage.value, sources.enforcement.value.kills),
+        "container": from_scan(containers),
+        "process": from_scan(process.collect, lambda wanted: wanted.per_process),
+        "metagpu": from_scan(metagpu.collect, lambda wanted: wanted.metagpu_names),
     }
-    if switches.per_process:
-        collectors["process"] = from_scan(process.collect)
-    if switches.metagpu_names:
-        collectors["metagpu"] = from_scan(metagpu.collect)
     return {"/metrics": _route(Page(sources.node, collectors, partial(_age_seconds, sources)))}
 
 
-def daemon_routes(sources: Sources, switches: Switches) -> Mapping[str, Route]:
+def daemon_routes(sources: Sources, switches: Latest[Switches]) -> Mapping[str, Route]:
     """Return the endpoint of the daemon itself: how it fares."""
     own_process = itself.OwnProcess()
 
     def unready() -> tuple[str, ...]:
         now = sources.clock.monotonic()
-        dead = why_dead(sources.pulse, now, switches.patience)
-        usage = sources.usage.value
-        return dead + why_not_ready(sources.inventory.value, sources.plugins, usage, now, switches.patience)
+        patience, usage = switches.value.patience, sources.usage.value
+        dead = why_dead(sources.pulse, now, patience)
+        return dead + why_not_ready(sources.inventory.value, sources.plugins, usage, now, patience)
 
     collectors: dict[str, Collect] = {
         "process": own_process.collect,
@@ -121,14 +124,14 @@ def daemon_routes(sources: Sources, switches: Switches) -> Mapping[str, Route]:
         "resource": lambda: allocation.collect_resources(sources.inventory.value, sources.usage.value),
         "allocation": lambda: allocation.collect(sources.inventory.value, sources.plugins),
         "scan": lambda: scan.collect(sources.usage.value),
-        "enforcement": lambda: enforcement.collect(sources.enforcement.value, enabled=switches.enforces()),
+        "enforcement": lambda: enforcement.collect(sources.enforcement.value, enabled=switches.value.enforces),
         "driver": lambda: driver.collect(sources.driver, sources.events),
         "cluster": lambda: cluster.collect(sources.pods.value, sources.cluster_counts()),
         "configuration": lambda: configuration.collect(sources.reloads),
     }
     return {
         "/metrics": _route(Page(sources.node, collectors, partial(_age_seconds, sources))),
-        "/healthz": _check(lambda: why_dead(sources.pulse, sources.clock.monotonic(), switches.patience)),
+        "/healthz": _check(lambda: why_dead(sources.pulse, sources.clock.monotonic(), switches.value.patience)),
         "/readyz": _check(unready),
     }
 

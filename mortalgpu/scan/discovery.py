@@ -33,6 +33,7 @@ from mortalgpu.scan.health import (
     HealthPolicy,
     Troubles,
     after_event,
+    after_policy,
     after_probes,
     after_reopening,
     judge,
@@ -113,11 +114,21 @@ class Discovery:
             nursery.start_soon(self._keep_listening)
             nursery.start_soon(self._keep_settling)
 
+    async def take(self, settings: DiscoverySettings) -> None:
+        """Go on with other settings; the path of the layout stays. Returns once the inventory follows them.
+
+        Raises ConfigError when the present devices cannot be shared so; then nothing has changed.
+        """
+        share(self._devices, settings.rules)
+        self._settings = replace(settings, layout_path=self._settings.layout_path)
+        self._troubles = after_policy(self._troubles, settings.policy)
+        await self._settle()
+
     # Devices.
 
     async def _keep_enumerating(self) -> None:
-        pause = min(self._settings.cache_seconds, self._settings.longest_enumeration_pause_seconds)
         while True:
+            pause = min(self._settings.cache_seconds, self._settings.longest_enumeration_pause_seconds)
             with trio.move_on_after(pause):
                 await self._enumerate_now.wait()
             self._enumerate_now = trio.Event()
@@ -140,13 +151,13 @@ class Discovery:
     async def _enumerate(self) -> None:
         found = await self._driver.devices()
         devices, missing = merged(self._devices, found)
-        wanted = share(devices, self._settings.rules)
+        share(devices, self._settings.rules)  # Refuses devices that cannot be shared, before they are taken over.
         changed = devices != self._devices or missing != self._missing
         self._devices, self._missing = devices, missing
         known = {device.uuid for device in devices}
         self._troubles = {uuid: troubles for uuid, troubles in self._troubles.items() if uuid in known}
         if changed or not self._inventory.version:
-            await self._settle(wanted)
+            await self._settle()
 
     # Layout.
 
@@ -155,14 +166,14 @@ class Discovery:
             await trio.sleep(self._settings.held_seconds)
             if self._layout.notices or self._must_settle:
                 # Published anew even when nothing changes: kubelet then rewrites its checkpoint and forgets dead pods.
-                await self._settle(share(self._devices, self._settings.rules))
+                await self._settle()
             elif not self._is_saved:
                 async with self._settling:
                     await self._save_layout(self._remembered)
 
-    async def _settle(self, wanted: Inventory) -> None:
+    async def _settle(self) -> None:
         async with self._settling:
-            await self._settle_alone(wanted)
+            await self._settle_alone(share(self._devices, self._settings.rules))
 
     async def _settle_alone(self, wanted: Inventory) -> None:
         written = self._remembered

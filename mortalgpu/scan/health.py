@@ -9,8 +9,8 @@ The rules:
 4. Of several troubles the oldest gives the reason.
 
 The default policy ignores the XIDs that an application causes by itself; the list is the one NVIDIA's own device plugin has
-(13, 31, 43, 45, 68, 109). XIDs after which NVIDIA's catalogue asks for a reset or a reboot last until the reset; 154 is none of them, since it also tells
-that no more needs to be done.
+(13, 31, 43, 45, 68, 109). XIDs after which NVIDIA's catalogue asks for a reset or a reboot last until the reset;
+154 is none of them, since it also tells that nothing more needs to be done.
 """
 
 from collections.abc import Iterable, Mapping
@@ -119,6 +119,24 @@ def after_reopening(troubles: Troubles) -> Troubles:
         for uuid, mine in troubles.items()
     }
     return {uuid: mine for uuid, mine in kept.items() if mine}
+
+
+def after_policy(troubles: Troubles, policy: HealthPolicy) -> Troubles:
+    """Return the troubles as another policy sees them: what it ignores is over, the rest lasts as long as it says."""
+    kept = {
+        uuid: {
+            kind: replace(trouble, until=until)
+            for kind, trouble in mine.items()
+            if (until := _until(kind, trouble, policy)) != IGNORE
+        }
+        for uuid, mine in troubles.items()
+    }
+    return {uuid: mine for uuid, mine in kept.items() if mine}
+
+
+def _until(kind: str, trouble: Trouble, policy: HealthPolicy) -> str:
+    word, _, code = kind.partition(" ")
+    return policy.action(HealthEvent(word, None, int(code))) if code else trouble.until
 
 
 def judge(devices: Iterable[Device], troubles: Troubles, before: Mapping[str, Health], now: float) -> dict[str, Health]:

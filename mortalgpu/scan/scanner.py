@@ -76,18 +76,20 @@ async def serve(
     inventory: Latest[Inventory],
     pods: Latest[PodsView],
     usage: Latest[Usage],
-    settings: ScanSettings,
+    settings: ScanSettings | Latest[ScanSettings],
     *,
     alive: Alive = nobody_watches,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Look and scan until cancelled; `started` once the first `Usage` is published.
 
+    Settings in a cell may change meanwhile, the tempo of `books` and `descriptions` excepted.
     `alive` is awaited once a turn, so about `1 / look_seconds` times a second while all is well.
     """
-    books = Books(neighbours.kubelet, pods, neighbours.clock, settings.books)
-    descriptions = Descriptions(neighbours.processes, neighbours.clock, settings.descriptions)
-    scanner = _Scanner(neighbours, inventory, pods, usage, settings, books, descriptions)
+    cell = settings if isinstance(settings, Latest) else Latest(settings)
+    books = Books(neighbours.kubelet, pods, neighbours.clock, cell.value.books)
+    descriptions = Descriptions(neighbours.processes, neighbours.clock, cell.value.descriptions)
+    scanner = _Scanner(neighbours, inventory, pods, usage, cell, books, descriptions)
     async with trio.open_nursery() as nursery:
         await nursery.start(books.keep)
         nursery.start_soon(descriptions.keep)
@@ -106,7 +108,7 @@ class _Scanner:
         inventory: Latest[Inventory],
         pods: Latest[PodsView],
         usage: Latest[Usage],
-        settings: ScanSettings,
+        settings: Latest[ScanSettings],
         books: Books,
         descriptions: Descriptions,
     ) -> None:
@@ -117,7 +119,7 @@ class _Scanner:
         self._inventory = inventory
         self._pods = pods
         self._usage = usage
-        self._settings = settings
+        self._cell = settings
         self._books = books
         self._descriptions = descriptions
         self._ledger = Ledger()
@@ -133,6 +135,10 @@ class _Scanner:
         self._counts = ScanCounts()
         self._failures: Counter[str] = Counter()
         self._troubles: dict[str, str] = {}
+
+    @property
+    def _settings(self) -> ScanSettings:
+        return self._cell.value
 
     def pause_seconds(self) -> float:
         """Return how long to rest before the next turn; a turn that took too long is followed by a breath, never by a burst."""

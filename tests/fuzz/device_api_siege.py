@@ -98,7 +98,13 @@ async def siege(directory: Path, caplog: pytest.LogCaptureFixture) -> AsyncItera
     async with served(directory) as made:
         isolation = NoIsolation(EditSettings())
         offer = Offer(
-            node.RESOURCE, made.inventory, Policy(collocate.choose, Terms()), isolation, True, PluginCounts(), lambda _: None
+            node.RESOURCE,
+            made.inventory,
+            Policy(collocate.choose, Terms()),
+            isolation,
+            lambda: True,
+            PluginCounts(),
+            lambda _: None,
         )
         async with trio.open_nursery() as nursery:
             plugin = Server([Servicer(offer).service()], KUBELET_LIMITS)

@@ -86,7 +86,7 @@ class Node:
         """Return what a plugin offers of this node."""
         isolation = NoIsolation(self.edit_settings)
         counts = self.counts[resource]
-        return Offer(resource, self.inventory, self.allocator, isolation, self.no_split, counts, self.grants.append)
+        return Offer(resource, self.inventory, self.allocator, isolation, lambda: self.no_split, counts, self.grants.append)
 
     def plugin(self, resource: str = R, rhythm: Rhythm = QUICK) -> Plugin:
         """Return a plugin that is not yet running."""

@@ -6,6 +6,7 @@ import pytest
 
 from mortalgpu.exporter.http import Answer, Request
 from mortalgpu.exporter.service import Switches, daemon_routes
+from mortalgpu.latest import Latest
 from mortalgpu.model.counts import Pulse
 from mortalgpu.model.share import Inventory
 from mortalgpu.model.usage import NO_USAGE
@@ -13,7 +14,7 @@ from tests.unit.exporter.facts import SHARED, SMALL, Facts
 
 
 async def _ask(facts: Facts, path: str) -> Answer:
-    return await daemon_routes(facts.sources(), Switches())[path](Request(path))
+    return await daemon_routes(facts.sources(), Latest(Switches()))[path](Request(path))
 
 
 def _unregister(facts: Facts) -> None:

@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_pla
 from mortalgpu.exporter.http import Request
 from mortalgpu.exporter.names import DAEMON_PAGE, GPU_PAGE, METAGPU_METRICS
 from mortalgpu.exporter.service import Switches, daemon_routes, gpu_routes
+from mortalgpu.latest import Latest
 from tests.unit.exporter.facts import Facts
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "metrics"
@@ -20,7 +21,7 @@ MACHINE = re.compile(r'(?m)(^process_\w+) \S+$|(?<=python=")[^"]+|(?<=version=")
 
 
 async def _page(name: str, accept: str = "", switches: Switches = EVERYTHING) -> str:
-    routes = {"gpus": gpu_routes, "daemon": daemon_routes}[name](Facts().sources(), switches)
+    routes = {"gpus": gpu_routes, "daemon": daemon_routes}[name](Facts().sources(), Latest(switches))
     answer = await routes["/metrics"](Request("/metrics", accept))
     return answer.body.decode()
 

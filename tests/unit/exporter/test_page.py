@@ -12,6 +12,7 @@ from mortalgpu.exporter.family import Family, family, single
 from mortalgpu.exporter.http import Request
 from mortalgpu.exporter.page import Page
 from mortalgpu.exporter.service import Switches, gpu_routes
+from mortalgpu.latest import Latest
 from mortalgpu.model.share import Inventory
 from mortalgpu.model.usage import Usage
 from tests.unit.exporter.facts import PARTITION_ID, V100_ID, Facts, claim, holder, running, usage
@@ -67,7 +68,7 @@ async def test_the_page_is_stamped_with_the_age_of_its_facts_and_with_none_befor
 
 
 async def test_scrapes_at_the_same_time_give_the_same_page() -> None:
-    route = gpu_routes(Facts().sources(), Switches())["/metrics"]
+    route = gpu_routes(Facts().sources(), Latest(Switches()))["/metrics"]
     pages: list[bytes] = []
 
     async def scrape() -> None:
@@ -81,12 +82,12 @@ async def test_scrapes_at_the_same_time_give_the_same_page() -> None:
 
 
 async def _gpus(facts: Facts) -> str:
-    return (await gpu_routes(facts.sources(), Switches(True, True))["/metrics"](Request("/metrics"))).body.decode()
+    return (await gpu_routes(facts.sources(), Latest(Switches(True, True)))["/metrics"](Request("/metrics"))).body.decode()
 
 
 async def test_the_series_of_a_deleted_pod_are_gone_at_the_next_scrape() -> None:
     facts = Facts()
-    route = gpu_routes(facts.sources(), Switches(True, True))["/metrics"]
+    route = gpu_routes(facts.sources(), Latest(Switches(True, True)))["/metrics"]
     assert b"jupyter-2" in (await route(Request("/metrics"))).body
     facts.usage.publish(usage(holder(1, claim(V100_ID, running(1, 1000)))))
     text = (await route(Request("/metrics"))).body

@@ -1,0 +1,176 @@
+"""Reads the configuration again, while the daemon runs: at SIGHUP, and when the file has changed.
+
+Rules:
+1. A file that cannot be used changes nothing: an ERROR says why, and what was in force stays in force.
+2. What can change while the daemon runs is in LIVE; it is taken at once. Every other key keeps its value, and one WARNING
+   names it and the way out: a restart.
+3. Devices decide too: sharing that the present devices cannot have refuses the whole file, as at the start.
+4. A changed file is read when it has been the same for two looks, so that one half written is not read. A ConfigMap changes
+   by a link, which the look follows.
+
+What a changed configuration means for the services is the composition root's business (`Take`); this module decides which
+keys may pass, and tells how it went.
+"""
+
+import logging
+import os
+import signal
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import trio
+
+from mortalgpu.config import Config, check
+from mortalgpu.errors import ConfigError
+from mortalgpu.host.base import WallClock
+from mortalgpu.latest import Latest
+from mortalgpu.model.counts import ReloadCounts
+
+log = logging.getLogger(__name__)
+
+LIVE = frozenset(
+    (
+        *("log", "deviceSharing", "allocator", "memoryEnforcer", "deviceSpecs", "pluginMounts", "enforcer", "health"),
+        *("deviceManager.deviceCacheTTL", "deviceManager.quickLookPeriod", "deviceManager.healthProbePeriod"),
+        *("exporter.metagpuNames", "exporter.perProcess"),
+    )
+)
+"""Keys that are taken while the daemon runs, each with all below it."""
+
+APPLIED, PARTLY, REFUSED, UNCHANGED = "applied", "partly", "refused", "unchanged"
+
+Read = Callable[[], Config]
+"""Reads the configuration as the start did: file, environment, flags. Blocks; raises ConfigError."""
+Take = Callable[[Config], Awaitable[None]]
+"""Lets the services go on with another configuration, and publishes it as the one in force.
+
+Raises ConfigError, and then nothing has changed.
+"""
+Identity = tuple[int, ...] | None
+"""Which file is there, and in which state; None: none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a wanted configuration means: what will be in force, the keys that change, and those that need a restart."""
+
+    config: Config
+    taken: tuple[str, ...] = ()
+    waiting: tuple[str, ...] = ()
+
+
+def changes(in_force: Config, wanted: Config) -> Changes:
+    """Return which differences can be taken. Raises ConfigError when those alone would contradict what stays."""
+    taken: list[str] = []
+    waiting: list[str] = []
+    merged: Config = _merged("", in_force, wanted, taken, waiting)
+    check(merged)
+    return Changes(merged, tuple(taken), tuple(waiting))
+
+
+def _merged(path: str, old: Any, new: Any, taken: list[str], waiting: list[str]) -> Any:
+    if old == new:
+        return old
+    if path in LIVE:
+        taken.extend(_differences(path, old, new))
+        return new
+    if not isinstance(old, msgspec.Struct):
+        waiting.append(path)
+        return old
+    parts = {name: _merged(key, was, now, taken, waiting) for name, key, was, now in _fields(path, old, new)}
+    return msgspec.structs.replace(old, **parts)
+
+
+def _differences(path: str, old: Any, new: Any) -> Iterator[str]:
+    """Yield the keys that differ; a list or a mapping is one key."""
+    if not isinstance(old, msgspec.Struct):
+        yield path
+        return
+    for _, key, was, now in _fields(path, old, new):
+        if was != now:
+            yield from _differences(key, was, now)
+
+
+def _fields(path: str, old: msgspec.Struct, new: msgspec.Struct) -> Iterator[tuple[str, str, Any, Any]]:
+    for info in msgspec.structs.fields(old):
+        key = f"{path}.{info.encode_name}" if path else info.encode_name
+        yield info.name, key, getattr(old, info.name), getattr(new, info.name)
+
+
+class Reloader:
+    """Keeps the configuration in force up to date with what the operator wants."""
+
+    def __init__(self, read: Read, take: Take, in_force: Latest[Config], counts: ReloadCounts, clock: WallClock) -> None:
+        self._read = read
+        self._take = take
+        self._in_force = in_force
+        self._counts = counts
+        self._clock = clock
+        self._busy = trio.Lock()
+        counts.taken_at = clock.now()
+
+    async def serve(self, path: str = "") -> None:
+        """Reload at each SIGHUP, and when the file at `path` (empty: none) has changed, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.follow_signals)
+            if path:
+                nursery.start_soon(self.follow_file, path)
+
+    async def reload(self) -> None:
+        """Read and take what can be taken; one at a time. Raises nothing but bugs; tells in the log and the counts."""
+        async with self._busy:
+            outcome = await self._outcome()
+        self._counts.outcomes[outcome] += 1
+        self._counts.is_good = outcome in (APPLIED, UNCHANGED)
+        if outcome != REFUSED:
+            self._counts.taken_at = self._clock.now()
+
+    async def _outcome(self) -> str:
+        try:
+            wanted = await trio.to_thread.run_sync(self._read)
+            found = changes(self._in_force.value, wanted)
+            if found.taken:
+                await self._take(found.config)
+        except ConfigError as error:
+            log.error(
+                "configuration refused; what was in force stays", extra={"config_field": error.field, "error": str(error)}
+            )
+            return REFUSED
+        if found.taken:
+            log.info("configuration changed", extra={"config_field": ", ".join(found.taken)})
+        if found.waiting:
+            log.warning(
+                "configuration keys keep their value; restart mortalgpu to apply them",
+                extra={"config_field": ", ".join(found.waiting)},
+            )
+            return PARTLY
+        return APPLIED if found.taken else UNCHANGED
+
+    async def follow_file(self, path: str, look_seconds: float = 2.0) -> None:
+        """Reload whenever the file at `path` has changed and rests, until cancelled."""
+        read = await self._identity(path)
+        before = read
+        while True:
+            await trio.sleep(look_seconds)
+            now = await self._identity(path)
+            if now is not None and now == before and now != read:
+                read = now
+                await self.reload()
+            before = now
+
+    async def follow_signals(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Reload at each SIGHUP, until cancelled. Only in the main thread."""
+        with trio.open_signal_receiver(signal.SIGHUP) as signals:
+            task_status.started()
+            async for _ in signals:
+                await self.reload()
+
+    @staticmethod
+    async def _identity(path: str) -> Identity:
+        try:
+            found = await trio.to_thread.run_sync(os.stat, path)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
