@@ -59,7 +59,8 @@ def load(configured: str = "") -> str:
 
 def _refusal(candidate: str, error: OSError) -> str:
     reason = str(error).removeprefix(f"{candidate}: ")
-    if "No such file" in reason:
+    # The loader names the file that is missing: another name than the candidate's is a library that this one needs.
+    if "No such file" in reason and reason != str(error):
         return f"{candidate} (not there)" if "/" in candidate else f"{candidate} (not known to the loader)"
     return f"{candidate} ({reason})"
 
