@@ -22,7 +22,7 @@ RESOURCE = "example.test/thing"
 def plugin(node: Node) -> Iterator[Plugin]:
     with Plugin(node.socket_dir, "first", RESOURCE, [f"id-{n}" for n in range(6)]) as plugin:
         plugin.register()
-        until("the plugin's ids", lambda: node.allocatable().get(RESOURCE), (6).__eq__, seconds=2, every_seconds=0.05)
+        until("the plugin's ids", lambda: node.allocatable().get(RESOURCE, 0), (6).__eq__, seconds=2, every_seconds=0.05)
         yield plugin
 
 
