@@ -31,6 +31,7 @@ e2e-build:
     python -m tests.e2e.build
     python -m tests.chart.build
     python -m tests.e2e.apiserver.build
+    python -m tests.e2e.cluster.build
 
 # The end-to-end tests: a real kubelet, containerd, the device manager alone, a Kubernetes API.
 e2e *words: e2e-build

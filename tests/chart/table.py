@@ -28,6 +28,18 @@ class Row:
     apis: tuple[str, ...] = ()
 
 
+def tree(dotted: dict[str, Any]) -> dict[str, Any]:
+    """Turn dotted keys into the tree they stand for."""
+    root: dict[str, Any] = {}
+    for path, value in dotted.items():
+        *above, last = path.split(".")
+        place = root
+        for step in above:
+            place = place.setdefault(step, {})
+        place[last] = value
+    return root
+
+
 def metadata_name(kind: str) -> Callable[[Rendered], Any]:
     return lambda rendered: rendered.of(kind)["metadata"]["name"]
 

@@ -13,7 +13,7 @@ from mortalgpu import configfile
 from mortalgpu.config import Config, check
 from tests.chart.build import locate_helm
 from tests.chart.helm import CHART, MONITORING, Refused, Rendered, render, run_helm
-from tests.chart.table import CONFIG_VALUES, ROWS, SECRETS, Row
+from tests.chart.table import CONFIG_VALUES, ROWS, SECRETS, Row, tree
 from tests.e2e.build import Missing
 
 pytestmark = pytest.mark.e2e
@@ -32,18 +32,6 @@ def _helm() -> None:
         locate_helm()
     except Missing as missing:
         pytest.skip(str(missing))
-
-
-def tree(dotted: dict[str, Any]) -> dict[str, Any]:
-    """Turn dotted keys into the tree they stand for."""
-    root: dict[str, Any] = {}
-    for path, value in dotted.items():
-        *above, last = path.split(".")
-        place = root
-        for step in above:
-            place = place.setdefault(step, {})
-        place[last] = value
-    return root
 
 
 @cache

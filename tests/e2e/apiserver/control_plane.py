@@ -33,6 +33,9 @@ def free_port() -> int:
 class ControlPlane:
     """Started by `start`, ended by `stop`; the API server alone may be killed and started again at the same address."""
 
+    flags: tuple[str, ...] = ("--disable-admission-plugins=ServiceAccount",)
+    """More flags of the API server: by default pods need no service account, which a controller would have to make."""
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.apiserver_binary, self.etcd_binary = locate()
@@ -97,7 +100,7 @@ class ControlPlane:
             f"--service-account-signing-key-file={self.folder / 'sa.key'}",
             "--service-cluster-ip-range=10.0.0.0/24",
             "--endpoint-reconciler-type=none",
-            "--disable-admission-plugins=ServiceAccount",
+            *self.flags,
         ]
         self.apiserver = Process("kube-apiserver", argv, self.folder / "apiserver.log")
         eventually("kube-apiserver to be ready", self._ready, seconds=90, every_seconds=0.1)

@@ -1,0 +1,215 @@
+"""The chart in a cluster, from installation to removal: the daemon runs from its image, shares reach pods, and nothing is left.
+
+The tests of this file are one story on one cluster, in their order.
+"""
+
+import base64
+import json
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from tests.chart.helm import CHART, Tree
+from tests.e2e import build
+from tests.e2e.cluster.cluster import Cluster
+from tests.e2e.cluster.release import DAEMON, NAMESPACE, RELEASE, Release, image_path
+from tests.e2e.daemon import EXAMPLE_COUNTS, SHARED
+from tests.e2e.images import BOX_IMAGE
+from tests.e2e.waiting import eventually
+from tests.standin.nvml import Process
+
+pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.slow]
+
+OURS = f"app.kubernetes.io/instance={RELEASE}"
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    try:
+        build.locate_node()
+        image_path()
+        made = Cluster(Path(tempfile.mkdtemp(prefix="mg-")))
+    except build.Missing as missing:
+        pytest.skip(str(missing))
+    with made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def release(cluster: Cluster) -> Release:
+    return Release(cluster)
+
+
+def helm(cluster: Cluster, values: Tree, *words: str) -> str:
+    return cluster.helm(*words, str(CHART), "--namespace", NAMESPACE, "--values", "-", stdin=json.dumps(values))
+
+
+def workload(name: str, shares: int, **more: Any) -> Tree:
+    """A Deployment of one pod that asks for shares, says its environment and sleeps."""
+    resources = {"limits": {SHARED: str(shares)}}
+    command = ["/bin/sh", "-c", "env; exec sleep 1000000"]
+    main = {"name": "main", "image": BOX_IMAGE, "imagePullPolicy": "Never", "command": command, "resources": resources}
+    pod = {"metadata": {"labels": {"app": name}}, "spec": {"containers": [main], "terminationGracePeriodSeconds": 1, **more}}
+    spec = {"replicas": 1, "selector": {"matchLabels": {"app": name}}, "template": pod}
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}, "spec": spec}
+
+
+def running(cluster: Cluster, name: str) -> tuple[str, int]:
+    """The id of the workload's container, and how often it was started again."""
+    (pod,) = cluster.get("pods", "-l", f"app={name}")
+    (status,) = pod["status"]["containerStatuses"]
+    return status["containerID"].rpartition("/")[2], status["restartCount"]
+
+
+def ready(cluster: Cluster) -> None:
+    try:
+        cluster.kubectl("-n", NAMESPACE, "rollout", "status", f"daemonset/{DAEMON}", "--timeout=60s")
+    except AssertionError as error:
+        log = cluster.kubectl("-n", NAMESPACE, "logs", "-l", OURS, "--tail=40")
+        raise AssertionError(f"{error}\n{log}") from None
+
+
+def allocatable(cluster: Cluster) -> dict[str, int]:
+    (node,) = cluster.get("nodes")
+    return {name: int(count) for name, count in node["status"]["allocatable"].items() if name in EXAMPLE_COUNTS}
+
+
+def secret(cluster: Cluster) -> dict[str, str]:
+    data = cluster.get("-n", NAMESPACE, "secret", f"{DAEMON}-keys")["data"]
+    return {name: base64.b64decode(text).decode() for name, text in data.items()}
+
+
+def objects(cluster: Cluster) -> list[str]:
+    """Everything in the cluster that carries the installation's label."""
+    kinds = cluster.kubectl("api-resources", "--verbs=list", "-o", "name").split()
+    kinds = [kind for kind in kinds if not kind.startswith("componentstatuses")]
+    return cluster.kubectl("get", ",".join(kinds), "-A", "-l", OURS, "-o", "name").split()
+
+
+def test_an_installed_chart_makes_the_node_offer_shares(cluster: Cluster, release: Release) -> None:
+    helm(cluster, release.values(), "install", RELEASE, "--create-namespace")
+    ready(cluster)
+    eventually("the node's shares", lambda: allocatable(cluster) == EXAMPLE_COUNTS, seconds=20, every_seconds=0.2)
+
+
+def test_a_deployment_that_asks_for_shares_runs_and_knows_its_limit(cluster: Cluster, release: Release) -> None:
+    cluster.kubectl("apply", "-f", "-", stdin=json.dumps(workload("notebook", 40)))
+    cluster.kubectl("rollout", "status", "deployment/notebook", "--timeout=60s")
+    environment = cluster.node.environment(running(cluster, "notebook")[0])
+    assert environment["NVIDIA_VISIBLE_DEVICES"] in {gpu.uuid for gpu in release.driver.state.gpus}
+    assert environment["METAGPU_MAX_MEM"] == str(32768 * 40 // 400)
+
+
+def test_mgctl_answers_in_the_workloads_container(cluster: Cluster, release: Release) -> None:
+    """In an image without Python, as the kernel of the container's image runs it."""
+    said = cluster.kubectl("exec", "deployment/notebook", "--", "/usr/bin/mgctl", "get", "processes", "-o", "json")
+    (container,) = json.loads(said)["gpu_containers"]
+    assert (container["container_name"], container["metagpu_requests"]) == ("main", 40)
+
+
+def test_the_commands_of_the_notes_work_as_they_stand(cluster: Cluster, release: Release) -> None:
+    notes = cluster.helm("get", "notes", RELEASE, "--namespace", NAMESPACE)
+    for resource in EXAMPLE_COUNTS:
+        assert f"    {resource}\n" in notes
+    script = "".join(re.findall(r"^    ((?!mortalgpu/).*\n)", notes, re.MULTILINE))
+    assert "kubectl apply -f -" in script
+    done = subprocess.run(
+        ["bash", "-e"], input=script, capture_output=True, text=True, check=False, timeout=110, env=cluster.environment()
+    )
+    assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
+    assert re.search(rf"^0 .*{SHARED}", done.stdout, re.MULTILINE), done.stdout
+    assert done.stdout.rstrip().rpartition("\n")[2].count(".") == 2, "the last command prints a token"
+
+
+def test_a_request_that_no_device_can_serve_is_refused_in_words_that_the_user_sees(cluster: Cluster, release: Release) -> None:
+    pod = workload("huge", 500)["spec"]["template"] | {"apiVersion": "v1", "kind": "Pod"}
+    pod["metadata"]["name"] = "huge"
+    cluster.kubectl("apply", "-f", "-", stdin=json.dumps(pod))
+    cluster.kubectl("wait", "--for=jsonpath={.status.phase}=Failed", "pod/huge", "--timeout=30s")
+    status = cluster.get("pod", "huge")["status"]
+    assert status["reason"] == "UnexpectedAdmissionError"
+    assert "noSplit" in status["message"], status["message"]
+    cluster.kubectl("delete", "pod", "huge")
+
+
+def test_a_process_above_the_limit_is_stopped_and_its_owner_told(cluster: Cluster, release: Release) -> None:
+    container, _ = running(cluster, "notebook")
+    uuid = cluster.node.environment(container)["NVIDIA_VISIBLE_DEVICES"]
+    release.driver.set_processes(uuid, Process(uuid, pid=cluster.node.pid(container), used=6 * 2**30))
+
+    def told() -> bool:
+        return "GpuMemoryLimitExceeded" in cluster.kubectl("get", "events", "-o", "jsonpath={.items[*].reason}")
+
+    eventually("the container to be started again", lambda: running(cluster, "notebook")[1] == 1, seconds=20)
+    release.driver.set_processes(uuid)
+    eventually("an Event for the owner", told, seconds=20, every_seconds=0.2)
+    cluster.kubectl("rollout", "status", "deployment/notebook", "--timeout=60s")
+
+
+def test_the_daemons_account_may_read_pods_and_write_events_and_nothing_else(cluster: Cluster, release: Release) -> None:
+    account = f"--as=system:serviceaccount:{NAMESPACE}:{DAEMON}"
+
+    def may(*words: str) -> bool:
+        return cluster.kubectl("auth", "can-i", "--quiet=false", *words, "-A", account, fine=(0, 1)).strip() == "yes"
+
+    assert all(may(*words.split()) for words in ("list pods", "watch pods", "create events"))
+    refused = ("get secrets", "create pods/exec", "create pods", "delete pods", "list nodes", "patch events", "list configmaps")
+    assert [words for words in refused if may(*words.split())] == []
+
+
+def test_both_metrics_pages_are_served(cluster: Cluster, release: Release) -> None:
+    with httpx.Client(trust_env=False) as http:
+        daemon = http.get(f"http://127.0.0.1:{release.ports['mgdpMetrics']}/metrics").text
+        gpus = http.get(f"http://127.0.0.1:{release.ports['exporter']}/metrics").text
+    assert 'mortalgpu_ready{node="localhost"} 1' in daemon
+    assert re.search(r'mortalgpu_container_shares\{.*pod="notebook-.*\} 40', gpus)
+
+
+def test_a_second_installation_on_the_same_directory_is_refused(cluster: Cluster, release: Release) -> None:
+    with pytest.raises(AssertionError, match=f"the installation {DAEMON} on the same nodes has {release.state} too"):
+        helm(cluster, release.values(), "install", "other")
+
+
+def test_an_upgrade_keeps_the_key_and_leaves_pods_alone(cluster: Cluster, release: Release) -> None:
+    before, key = running(cluster, "notebook"), secret(cluster)
+    values = release.values()
+    values["config"]["log"] = {"verbose": True}
+    helm(cluster, values, "upgrade", RELEASE)
+    ready(cluster)
+    assert secret(cluster) == key
+    assert running(cluster, "notebook") == before
+    assert cluster.kubectl("exec", "deployment/notebook", "--", "/usr/bin/mgctl", "ping")
+    assert allocatable(cluster) == EXAMPLE_COUNTS
+
+
+def test_a_new_key_leaves_the_one_before_it_valid(cluster: Cluster, release: Release) -> None:
+    old, values = secret(cluster)["jwtSecret"], release.values()
+    values["config"]["grpcSecurity"] = {"jwtSecret": "a-new-key-that-is-long-enough-for-us"}
+    helm(cluster, values, "upgrade", RELEASE)
+    assert secret(cluster) == {"jwtSecret": "a-new-key-that-is-long-enough-for-us", "previousJwtSecret": old}
+    ready(cluster)
+    helm(cluster, values, "upgrade", RELEASE)
+    assert secret(cluster)["previousJwtSecret"] == old
+
+
+def test_uninstalling_leaves_nothing_in_the_cluster_and_pods_running(cluster: Cluster, release: Release) -> None:
+    assert len(objects(cluster)) > 5
+    before = running(cluster, "notebook")
+    cluster.helm("uninstall", RELEASE, "--namespace", NAMESPACE, "--wait")
+    eventually("every object to be gone", lambda: objects(cluster) == [], seconds=30, every_seconds=0.5)
+    assert running(cluster, "notebook") == before
+    eventually("the node to offer nothing", lambda: set(allocatable(cluster).values()) == {0}, seconds=20, every_seconds=0.2)
+
+
+def test_the_static_manifests_are_taken_by_the_api_server(cluster: Cluster) -> None:
+    names = [entry["metadata"]["name"] for entry in yaml.safe_load_all((CHART / "static" / "mortalgpu.yaml").read_text())]
+    cluster.kubectl("create", "namespace", NAMESPACE, fine=(0, 1))
+    said = cluster.kubectl("apply", "--dry-run=server", "--validate=strict", "-f", str(CHART / "static" / "mortalgpu.yaml"))
+    assert len(said.splitlines()) == len(names)
