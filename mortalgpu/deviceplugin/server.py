@@ -2,8 +2,8 @@
 
 Rules (kubelet's side of them was seen on real kubelets, 1.20 to 1.36):
 1. Serve first, then register: kubelet dials our socket inside the Register call.
-2. Every registration has a socket name of its own, and the one before has ended on both sides before the next begins. Up
-   to 1.35 kubelet takes the end of an old connection for the end of the new registration.
+2. Every registration has a socket name of its own, and the one before has ended on both sides before the next begins:
+   kubelet (seen in 1.30 and 1.36) takes the end of an old connection for the end of the new registration.
 3. The end of the last ListAndWatch stream is the only sign that kubelet dropped us. A new kubelet.sock, or our own socket's
    disappearance, means that kubelet swept its directory. None of these is an error.
 4. Sockets are bound only once kubelet listens, so that its sweep cannot take them.
