@@ -15,12 +15,14 @@ import pytest
 import trio
 
 from mortalgpu import configfile, daemon
+from mortalgpu.config import Config
 from mortalgpu.deviceplugin.servicer import OPTIONS
 from mortalgpu.driver.nvml import NvmlSettings, nvml_driver
 from mortalgpu.host.clock import MachineClock
 from mortalgpu.host.systemd import Unwatched
 from mortalgpu.kubelet.registration import KubeletRegistrar
 from mortalgpu.model.device import Device
+from mortalgpu.reload import Take, changes
 from mortalgpu.simulation.cluster import SimulatedCluster
 from mortalgpu.simulation.driver import A100, V100
 from mortalgpu.simulation.host import SimulatedHost
@@ -44,6 +46,16 @@ class SickNode:
     kubelet: TwinKubelet
     cluster: SimulatedCluster
     facts: daemon.Facts
+    root: Path
+    config: Config
+    take: Take
+
+    async def reconfigure(self, **config: Any) -> tuple[str, ...]:
+        """Put other sections in force in the place of those of the start; return the keys that need a restart."""
+        found = changes(self.config, configfile.convert(_tree(self.root, config)))
+        await self.take(found.config)
+        self.config = found.config
+        return found.waiting
 
     def sick(self) -> set[str]:
         """Devices of which kubelet has no healthy share left; fails when it has a part of them."""
@@ -63,7 +75,7 @@ class SickNode:
     async def falls_sick(self, uuids: Collection[str], seconds: float = WITHIN_SECONDS) -> float:
         """Wait until kubelet sees exactly these devices as sick; return how long it took. Fails when it took too long."""
         begun = trio.current_time()
-        await _until(lambda: self.sick() == set(uuids), seconds, lambda: f"sick: {self.sick()}, {self.reasons()}")
+        await until(lambda: self.sick() == set(uuids), seconds, lambda: f"sick: {self.sick()}, {self.reasons()}")
         return trio.current_time() - begun
 
     async def recovers(self, seconds: float = BACK_SECONDS) -> None:
@@ -74,9 +86,9 @@ class SickNode:
         """The Events on the node so far, as `reason: message`."""
         return [f"{taken.note.reason}: {taken.note.message}" for taken in self.cluster.notes if taken.pod is None]
 
-    async def page(self) -> str:
-        """The metrics page of the GPUs."""
-        return (await fetch(self.facts.endpoints["GPU metrics"], "/metrics")).partition("\r\n\r\n")[2]
+    async def page(self, endpoint: str = "GPU metrics") -> str:
+        """A metrics page."""
+        return (await fetch(self.facts.endpoints[endpoint], "/metrics")).partition("\r\n\r\n")[2]
 
 
 async def fetch(address: str, path: str) -> str:
@@ -87,7 +99,8 @@ async def fetch(address: str, path: str) -> str:
         return b"".join([part async for part in stream]).decode()
 
 
-async def _until(probe: Callable[[], bool], seconds: float, said: Callable[[], str]) -> None:
+async def until(probe: Callable[[], bool], seconds: float, said: Callable[[], str]) -> None:
+    """Wait for a condition; fails with what `said` says when it does not come in time."""
     with trio.move_on_after(seconds):
         while not probe():
             await trio.sleep(0.005)
@@ -96,11 +109,9 @@ async def _until(probe: Callable[[], bool], seconds: float, said: Callable[[], s
 
 
 @asynccontextmanager
-async def sick_node(
-    devices: Sequence[Device], monkeypatch: pytest.MonkeyPatch, **config: Mapping[str, Any]
-) -> AsyncIterator[SickNode]:
+async def sick_node(devices: Sequence[Device], monkeypatch: pytest.MonkeyPatch, **config: Any) -> AsyncIterator[SickNode]:
     """Run the daemon's services on a node with these devices, each in SHARES shares; `config` overrides sections."""
-    root = Path(tempfile.mkdtemp(prefix="mg-"))
+    root = Path(tempfile.mkdtemp(prefix="mgs-"))
     state = StateFile(root / "nvml.state", state_of(devices))
     for name, value in state.environment.items():
         monkeypatch.setenv(name, value)
@@ -116,8 +127,9 @@ async def sick_node(
             clock=MachineClock(),
             manager=Unwatched(),
         )
-        async with running(kubelet), daemon.services(configfile.convert(_tree(root, config)), ports, facts):
-            node = SickNode(state, kubelet, cluster, facts)
+        started_with = configfile.convert(_tree(root, config))
+        async with running(kubelet), daemon.services(started_with, ports, facts) as take:
+            node = SickNode(state, kubelet, cluster, facts, root, started_with, take)
             await node.recovers()
             yield node
             state.clear_faults()
@@ -126,7 +138,7 @@ async def sick_node(
         shutil.rmtree(root, ignore_errors=True)
 
 
-def _tree(root: Path, config: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _tree(root: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "deviceSharing": [
             {"resourceName": GPUS, "metagpusPerGpu": SHARES, "modelName": [V100]},
@@ -134,6 +146,7 @@ def _tree(root: Path, config: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]
         ],
         "nodeName": "node-1",
         "stateDir": str(root / "state"),
+        "mgctl": {"hostMount": {"enabled": False}},
         "kubelet": {"devicePluginDir": str(root / "device-plugins")},
         "podSource": "cri",
         "deviceApi": {"enabled": False},
