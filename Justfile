@@ -49,6 +49,10 @@ binary:
 mgctl:
     nice /usr/bin/python3.11 packaging/binary/freeze.py mgctl
 
+# Build the container image, without an engine or a registry: build/image.tar (an OCI archive).
+image: binary mgctl
+    sh packaging/image/build.sh
+
 # Figures: start, list, preference, allocation, memory, idle CPU, reaction; a table, and JSON in build/bench.json.
 bench *words:
     python -m tests.bench {{ words }}
