@@ -1,6 +1,5 @@
 """`Latest[T]`: the newest value of one fact, one writer, many readers. Facts travel in these; nothing is shared by mutation."""
 
-from collections.abc import AsyncGenerator
 from typing import Generic, TypeVar
 
 import trio
@@ -40,9 +39,22 @@ class Latest(Generic[T]):
         await trio.lowlevel.checkpoint()
         return self._value
 
-    async def changes(self) -> AsyncGenerator[T, None]:
-        """Yield the current value at once, then the newest one after every change, for ever. Leave it through `aclosing`."""
-        while True:
-            seen = self._version
-            yield self._value
-            await self.wait_beyond(seen)
+    def changes(self) -> "Changes[T]":
+        """Iterate over the current value at once, then the newest one after every change, for ever. May be dropped any time."""
+        return Changes(self)
+
+
+class Changes(Generic[T]):
+    """The iterator behind `Latest.changes`. No generator: who drops it half-way has nothing to close."""
+
+    def __init__(self, latest: Latest[T]) -> None:
+        self._latest = latest
+        self._seen = -1
+
+    def __aiter__(self) -> "Changes[T]":
+        return self
+
+    async def __anext__(self) -> T:
+        value = await self._latest.wait_beyond(self._seen)
+        self._seen = self._latest.version
+        return value

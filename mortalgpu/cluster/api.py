@@ -17,7 +17,6 @@ from mortalgpu.cluster.backoff import Backoff
 from mortalgpu.cluster.base import NO_PODS, SOURCE_KUBERNETES, ClusterCounts, PodsView
 from mortalgpu.cluster.events import Postbox
 from mortalgpu.cluster.session import ApiPace, ApiRefusal, ApiSession, open_session
-from mortalgpu.cluster.views import ViewChanges
 from mortalgpu.cluster.watch import PodWatch
 from mortalgpu.errors import ClusterError
 from mortalgpu.latest import Latest
@@ -56,7 +55,7 @@ class ApiCluster:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._follow)
             nursery.start_soon(self._postbox.deliver)
-            yield ViewChanges(self._view)
+            yield self._view.changes()
             nursery.cancel_scope.cancel()
 
     def refresh(self) -> None:

@@ -18,7 +18,6 @@ from dataclasses import replace
 import trio
 
 from mortalgpu.cluster.base import NO_PODS, Cluster, ClusterCounts, PodsView
-from mortalgpu.cluster.views import ViewChanges
 from mortalgpu.latest import Latest
 from mortalgpu.model.pod import Pod, PodNote
 
@@ -47,7 +46,7 @@ class AutoCluster:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._follow_api)
             nursery.start_soon(self._follow_cri_when_needed)
-            yield ViewChanges(self._view)
+            yield self._view.changes()
             nursery.cancel_scope.cancel()
 
     def refresh(self) -> None:

@@ -16,7 +16,6 @@ import trio
 
 from mortalgpu.cluster.base import NO_PODS, SOURCE_CRI, ClusterCounts, PodsView
 from mortalgpu.cluster.podwire import limit_annotations
-from mortalgpu.cluster.views import ViewChanges
 from mortalgpu.errors import ClusterError
 from mortalgpu.latest import Latest
 from mortalgpu.model.pod import Container, Pod, PodNote
@@ -73,7 +72,7 @@ class CriCluster:
         self._view.publish(replace(self._view.value, synced=False))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._poll)
-            yield ViewChanges(self._view)
+            yield self._view.changes()
             nursery.cancel_scope.cancel()
 
     def refresh(self) -> None:

@@ -61,7 +61,7 @@ class DiscoverySettings:
     policy: HealthPolicy = field(default_factory=HealthPolicy)
     cache_seconds: float = 3600.0
     probe_seconds: float = 0.5
-    held_seconds: float = 1.0
+    held_seconds: float = 2.0
     """How often to ask whether a layout that waits may take over."""
     longest_enumeration_pause_seconds: float = 10.0
     """Devices come and go by an operator's hand (MIG), and nobody tells us: look at least this often."""

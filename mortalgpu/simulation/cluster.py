@@ -5,7 +5,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from mortalgpu.cluster.base import NO_PODS, SOURCE_KUBERNETES, ClusterCounts, PodsView
-from mortalgpu.cluster.views import ViewChanges
 from mortalgpu.latest import Latest
 from mortalgpu.model.pod import Pod, PodNote
 
@@ -64,7 +63,7 @@ class SimulatedCluster:
         self._open = True
         self._tell()
         try:
-            yield ViewChanges(self._view)
+            yield self._view.changes()
         finally:
             self._open = False
 

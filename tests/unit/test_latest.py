@@ -1,7 +1,5 @@
 """The newest value of one fact: readers may miss what lies between, never the last."""
 
-from contextlib import aclosing
-
 import trio
 from trio.testing import MockClock
 
@@ -10,14 +8,13 @@ from mortalgpu.latest import Latest
 
 async def test_a_reader_sees_the_current_value_and_then_the_newest_after_each_change() -> None:
     cell, seen = Latest(0), list[int]()
-    async with aclosing(cell.changes()) as changes:
-        async for value in changes:
-            seen.append(value)
-            if value == 3:
-                break
-            cell.publish(value + 1)
-            if value == 1:
-                cell.publish(3)
+    async for value in cell.changes():
+        seen.append(value)
+        if value == 3:
+            break
+        cell.publish(value + 1)
+        if value == 1:
+            cell.publish(3)
     assert seen == [0, 1, 3]
 
 

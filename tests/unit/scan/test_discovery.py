@@ -351,7 +351,7 @@ async def test_a_device_that_no_entry_takes_any_more_stays_until_its_holder_is_g
     async with node.running():
         assert node.shares()[V100] == 4
         node.books.held = {}
-        await trio.sleep(2)
+        await trio.sleep(2 * node.settings.held_seconds)
         assert V100 not in node.shares()
         assert [device.uuid for device in node.inventory.left_alone] == [V100]
 
