@@ -17,6 +17,7 @@ from mortalgpu.deviceapi import views
 from mortalgpu.deviceapi.board import Board
 from mortalgpu.deviceapi.identity import Identity
 from mortalgpu.deviceapi.refusals import Refusals
+from mortalgpu.deviceapi.tokens import NODE_LEVEL
 from mortalgpu.deviceapi.views import Caller, Sight
 from mortalgpu.errors import AccessError, DriverError, Forbidden, NotFound, Unauthenticated
 from mortalgpu.host.base import HostProcess, KillOutcome, ProcessTable
@@ -35,8 +36,8 @@ SHORTEST_GAP_SECONDS = 0.1
 """And no oftener, however fast the facts change."""
 ASK_AGAIN_SECONDS = 2.0
 """How long a stream may go on after its caller has lost the right to it, if its container lives."""
-NEXT_SCAN_SECONDS = 2.0
-"""How long a container that no scan has seen yet is waited for."""
+NEXT_SCAN_SECONDS = 4.5
+"""How long a container that no scan has found yet is waited for; below the time limit of a call."""
 GONE_WITHIN_SECONDS = 3.0
 """How long a killed process may take to be gone before the caller is told that it is still there."""
 INFO_SECONDS = 1.0
@@ -180,13 +181,20 @@ class Servicer:
         return await self._identity.identify(call.peer, call.metadata.get("authorization"))
 
     async def _sight(self, caller: Caller, pod_id: str = "") -> Sight:
-        """What the caller sees now. One with a new container's token is given time until the next scan has found it."""
-        versions = self._board.versions
-        try:
-            return views.sight(caller, self._board.facts.usage, pod_id)
-        except Unauthenticated:
-            await self._board.wait_beyond(versions, NEXT_SCAN_SECONDS)
+        """What the caller sees now. A container that no scan has found yet is given time until the next one has."""
+        ends = trio.current_time() + NEXT_SCAN_SECONDS
+        while not self._is_known(caller) and trio.current_time() < ends:
+            await self._board.wait_beyond(self._board.versions, ends - trio.current_time())
         return views.sight(caller, self._board.facts.usage, pod_id)
+
+    def _is_known(self, caller: Caller) -> bool:
+        """Whether there is nothing to wait for."""
+        if caller.names_itself or caller.level == NODE_LEVEL:
+            return True
+        try:
+            return bool(views.sight(caller, self._board.facts.usage).own)
+        except Unauthenticated:
+            return False
 
     async def _end(self, caller: Caller, target: ProcessUsage) -> KillOutcome:
         """Kill exactly the process that the scan found, as long as the caller may."""

@@ -129,7 +129,7 @@ def _pod_of(caller: Caller, own: Iterable[ContainerUsage], usage: Usage) -> tupl
 
 def _named_pod(usage: Usage, pod_id: str) -> tuple[ContainerUsage, ...]:
     if not pod_id:
-        raise Forbidden("the shared container token needs the pod's name in the request")
+        raise Forbidden("the shared container token needs the pod's name in the request (mgctl --pod)")
     found = tuple(holder for holder in usage.containers if _is_called(holder, pod_id))
     if len({_pod_key(holder) for holder in found}) > 1:
         raise Forbidden(f"several namespaces have a pod {_quoted(pod_id)}; name it as namespace/name")

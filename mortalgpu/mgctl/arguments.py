@@ -21,6 +21,7 @@ VALUES = {
     "--token": "token", "-t": "token",
     "--output": "output", "-o": "output",
     "--ca-file": "ca_file",
+    "--pod": "pod",
     "--count": "count", "-n": "count",
 }  # fmt: skip
 SWITCHES = {
@@ -34,6 +35,7 @@ _FROM_ENVIRONMENT = {
     "token": "MG_CTL_TOKEN",
     "output": "MG_CTL_OUTPUT",
     "ca_file": "MG_CTL_CA_FILE",
+    "pod": "MG_CTL_POD",
 }
 
 
@@ -44,7 +46,21 @@ class UsageError(Exception):
 class Options:
     """What was asked for. `command` is one of COMMANDS, `words` what follows it."""
 
-    __slots__ = ("addr", "ca_file", "command", "count", "kind", "output", "pids", "pretty", "shell", "token", "topic", "watch")
+    __slots__ = (
+        "addr",
+        "ca_file",
+        "command",
+        "count",
+        "kind",
+        "output",
+        "pids",
+        "pod",
+        "pretty",
+        "shell",
+        "token",
+        "topic",
+        "watch",
+    )
 
     def __init__(self, command: str) -> None:
         self.command = command
@@ -53,6 +69,8 @@ class Options:
         self.token = ""
         self.output = "table"
         self.ca_file = ""
+        self.pod = ""
+        """The own pod's name, for the shared token; empty: the daemon knows who calls."""
         self.pretty = False
         self.watch = False
         self.count = 0

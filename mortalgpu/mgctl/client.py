@@ -81,8 +81,9 @@ async def _command(options: Options) -> int:
 class Daemon:
     """An open connection to the daemon."""
 
-    def __init__(self, channel: Channel, token: str) -> None:
+    def __init__(self, channel: Channel, token: str, pod: str = "") -> None:
         self.address = channel.address
+        self.pod = pod
         self._channel = channel
         self._token = token
         self._metadata = [("authorization", token)] if token else []
@@ -96,10 +97,18 @@ class Daemon:
         except RpcError as error:
             raise explained(error, self.address, has_token=bool(self._token)) from None
 
+    async def containers(self) -> pb.GetGpuContainersResponse:
+        """Return the containers in sight. Raises Failure."""
+        return await self.call("GetGpuContainers", pb.GetGpuContainersRequest(pod_id=self.pod), pb.GetGpuContainersResponse)
+
+    async def devices(self) -> pb.GetDevicesResponse:
+        """Return the devices in sight. Raises Failure."""
+        return await self.call("GetDevices", pb.GetDevicesRequest(), pb.GetDevicesResponse)
+
     @asynccontextmanager
     async def watch(self) -> AsyncIterator[Answers[pb.GetGpuContainersResponse]]:
         """Open the stream of snapshots; both responses are the same on the wire. Raises Failure."""
-        request, response = pb.StreamGpuContainersRequest(), pb.GetGpuContainersResponse
+        request, response = pb.StreamGpuContainersRequest(pod_id=self.pod), pb.GetGpuContainersResponse
         try:
             async with self._channel.stream(
                 f"{SERVICE}/StreamGpuContainers", request, response, metadata=self._metadata
@@ -116,10 +125,10 @@ async def daemon(options: Options) -> AsyncIterator[Daemon]:
     try:
         if options.ca_file and not address.startswith(("unix:", "/")):
             async with channel_over(await _tls_stream(address, options.ca_file), address, authority=address) as channel:
-                yield Daemon(channel, token)
+                yield Daemon(channel, token, options.pod)
         else:
             async with open_channel(address) as channel:
-                yield Daemon(channel, token)
+                yield Daemon(channel, token, options.pod)
     except Unavailable as error:
         raise explained(error, address, has_token=bool(token)) from None
 

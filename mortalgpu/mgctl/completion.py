@@ -8,11 +8,11 @@ _mgctl() {
     case "$before" in
         -o|--output) COMPREPLY=($(compgen -W "@OUTPUTS@" -- "$word")); return ;;
         --ca-file) COMPREPLY=($(compgen -f -- "$word")); return ;;
-        -s|--addr|-t|--token|-n|--count) return ;;
+        -s|--addr|-t|--token|-n|--count|--pod) return ;;
     esac
     for ((i = 1; i < COMP_CWORD; i++)); do
         case "${COMP_WORDS[i]}" in
-            -o|--output|--ca-file|-s|--addr|-t|--token|-n|--count) ((i++)) ;;
+            -o|--output|--ca-file|-s|--addr|-t|--token|-n|--count|--pod) ((i++)) ;;
             -*) ;;
             *) command="${COMP_WORDS[i]}"; break ;;
         esac
@@ -38,6 +38,7 @@ _mgctl() {
         '(-t --token)'{-t,--token}'[a token, or @file]:token:' \\
         '(-o --output)'{-o,--output}'[format]:format:(@OUTPUTS@)' \\
         '--ca-file[authority to trust]:file:_files' \\
+        '--pod[the own pod]:name:' \\
         '--pretty[for people]' \\
         '(-w --watch)'{-w,--watch}'[show each change]' \\
         '(-n --count)'{-n,--count}'[end after so many views]:number:' \\

@@ -19,12 +19,11 @@ async def get(options: Options) -> int:
         return DONE
     async with daemon(options) as connected:
         if options.kind == "devices":
-            devices = await connected.call("GetDevices", pb.GetDevicesRequest(), pb.GetDevicesResponse)
+            devices = await connected.devices()
             screen.show(_devices(devices, options))
             tell_skew(devices.server_version)
         else:
-            request, response = pb.GetGpuContainersRequest(), pb.GetGpuContainersResponse
-            containers = await connected.call("GetGpuContainers", request, response)
+            containers = await connected.containers()
             screen.show(_processes(containers, options))
             tell_skew(containers.server_version)
     return DONE

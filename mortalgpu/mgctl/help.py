@@ -19,6 +19,7 @@ Flags:
   -t, --token TOKEN      a token, or @FILE that holds one (MG_CTL_TOKEN); words of a command are seen by others, so
                          prefer the variable or a file
       --ca-file FILE     talk TLS to host:port, trusting the authority in FILE (MG_CTL_CA_FILE)
+      --pod NAME         the own pod, NAME or NAMESPACE/NAME: only for a token that all pods share (MG_CTL_POD)
   -o, --output FORMAT    table, json or yaml (MG_CTL_OUTPUT)
       --pretty           indented JSON; ruled tables
   -w, --watch            with get processes: show each change

@@ -40,7 +40,7 @@ def _tell(ended: list[int], options: Options) -> None:
 async def _hint(connected: Daemon, pid: int) -> str:
     """Say which number was meant, when exactly one process in sight has the given one inside its container."""
     try:
-        seen = await connected.call("GetGpuContainers", pb.GetGpuContainersRequest(), pb.GetGpuContainersResponse)
+        seen = await connected.containers()
     except Failure:
         return ""
     processes = [process for container in seen.gpu_containers for process in container.device_processes]

@@ -31,6 +31,6 @@ async def ping(options: Options) -> int:
 async def _version(connected: Daemon) -> str:
     """Return the daemon's version; empty for a caller that it tells nothing but that it lives."""
     try:
-        return (await connected.call("GetDevices", pb.GetDevicesRequest(), pb.GetDevicesResponse)).server_version
+        return (await connected.devices()).server_version
     except Failure:
         return ""

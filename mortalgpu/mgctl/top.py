@@ -10,7 +10,7 @@ import trio
 
 from mortalgpu.mgctl import dump, screen
 from mortalgpu.mgctl.arguments import Options
-from mortalgpu.mgctl.client import Daemon, Failure
+from mortalgpu.mgctl.client import UNREACHABLE, Daemon, Failure
 from mortalgpu.mgctl.follow import follow
 from mortalgpu.mgctl.text import PLAIN
 from mortalgpu.mgctl.topview import ASCII, BLOCKS, View
@@ -91,8 +91,7 @@ class _Pictures:
         if trio.current_time() - self._last < gap:
             return False
         self._last = trio.current_time()
-        devices = await daemon.call("GetDevices", pb.GetDevicesRequest(), pb.GetDevicesResponse)
-        self._drawn = snapshot, list(devices.device.values())
+        self._drawn = snapshot, await _devices(daemon, snapshot)
         self._draw("")
         self._shown += 1
         return self._shown == self._options.count
@@ -112,6 +111,17 @@ class _Pictures:
             screen.redraw(lines)
         else:
             screen.show(["", *lines] if self._shown else lines)
+
+
+async def _devices(daemon: Daemon, snapshot: pb.GetGpuContainersResponse) -> list[pb.Device]:
+    """Return the devices in sight; for a caller that may not ask for them, those that its containers hold."""
+    try:
+        return list((await daemon.devices()).device.values())
+    except Failure as failure:
+        if failure.code == UNREACHABLE:
+            raise
+    held = (device.device for container in snapshot.gpu_containers for device in container.container_devices)
+    return list({device.uuid: device for device in held}.values())
 
 
 async def _wait_for_q(scope: trio.CancelScope) -> None:

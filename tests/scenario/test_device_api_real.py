@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import trio
 
+from mortalgpu.deviceapi import servicer
 from mortalgpu.host.table import ProcfsTable
 from mortalgpu.model.pod import ContainerRef
 from mortalgpu.model.usage import ProcessUsage
@@ -83,7 +84,10 @@ async def test_another_pods_token_and_name_get_nothing_on_the_socket(tmp_path: P
         assert (code, set(answer["device"])) == (0, {node.GPU_B})
 
 
-async def test_a_container_without_shares_sees_nothing(tmp_path: Path, tree: KubepodsTree) -> None:
+async def test_a_container_without_shares_sees_nothing(
+    tmp_path: Path, tree: KubepodsTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servicer, "NEXT_SCAN_SECONDS", 0.1)
     async with on_this_machine(tmp_path) as made:
         code, answer = await mgctl_in(tree, tree.container(), "get", "p", "-s", made.container_socket)
     assert (code, pods(answer)) == (0, set())

@@ -25,6 +25,7 @@ from tests.scenario.device_api import Served, served
 from tests.scenario.mgctl import COMMAND, Terminal, environment, mgctl, on_terminal
 from tests.scenario.test_device_api_clients import make_certificate
 from tests.unit.deviceapi import node
+from tests.unit.deviceapi.rig import STATIC_L1
 
 IDS = node.ids(node.GPU_A, 0, 1, 2, 3)
 
@@ -62,6 +63,18 @@ async def test_a_token_may_lie_in_a_file(tmp_path: Path) -> None:
         code, _, messages = await mgctl("get", "d", "-s", made.network, "-t", f"@{tmp_path}/nowhere")
     assert code == 1
     assert "nowhere cannot be read: No such file" in messages
+
+
+async def test_with_the_shared_token_a_pod_names_itself(tmp_path: Path) -> None:
+    async with served(tmp_path, container_token=STATIC_L1) as made:
+        reach = ("-s", made.network, "-t", STATIC_L1)
+        code, output, messages = await mgctl("get", "p", *reach)
+        assert (code, output) == (1, "")
+        assert "--pod" in messages
+        code, output, _ = await mgctl("get", "p", *reach, "--pod", "infer")
+        assert (code, "infer" in output, "train" in output) == (0, True, False)
+        code, output, _ = await mgctl("top", "-n", "1", *reach, MG_CTL_POD="team-a/train")
+        assert (code, "train/main" in output, "Tesla" in output, "infer" in output) == (0, True, True, False)
 
 
 async def test_watching_prints_a_snapshot_for_each_change(tmp_path: Path) -> None:

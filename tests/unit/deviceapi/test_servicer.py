@@ -140,7 +140,7 @@ async def test_root_of_the_host_needs_a_token_at_the_containers_socket(tmp_path:
         assert await outcome(client, "GetDevices", {}) is UNAUTHENTICATED
 
 
-async def test_a_container_without_shares_sees_an_empty_node(tmp_path: Path) -> None:
+async def test_a_container_without_shares_sees_an_empty_node(tmp_path: Path, autojump_clock: object) -> None:
     async with rig.rig(tmp_path) as made, made.client_inside(ContainerRef(node.uid(9), node.cid(91))) as client:
         answer = await client.ask("GetGpuContainers")
         assert (answer.visibility_level, list(answer.gpu_containers), list(answer.troubles)) == ("l1", [], [])
@@ -336,6 +336,22 @@ async def test_a_container_that_no_scan_has_seen_yet_is_waited_for(tmp_path: Pat
 
             nursery.start_soon(scan)
             assert (await client.ask("GetGpuContainers")).gpu_containers
+        assert trio.current_time() < 1
+
+
+async def test_a_container_on_the_socket_that_no_scan_has_seen_is_waited_for(tmp_path: Path, autojump_clock: object) -> None:
+    async with rig.rig(tmp_path) as made, made.client_inside(node.INFER) as client:
+        made.usage.publish(node.usage(containers=()))
+        async with trio.open_nursery() as nursery:
+
+            async def scan() -> None:
+                for containers in ((), (), node.usage().containers):
+                    await trio.sleep(1)
+                    made.usage.publish(node.usage(containers=containers))
+
+            nursery.start_soon(scan)
+            assert [found.pod_id for found in (await client.ask("GetGpuContainers")).gpu_containers] == ["infer"]
+        assert trio.current_time() < 4
 
 
 async def test_info_tells_versions_and_devices(tmp_path: Path) -> None:

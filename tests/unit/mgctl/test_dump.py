@@ -50,7 +50,7 @@ def test_golden_yaml() -> None:
 
 
 plain = st.none() | st.booleans() | st.integers(0, 2**63) | st.text()
-trees = st.recursive(plain, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20)
+trees = st.recursive(plain, lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=40), inner), max_leaves=20)
 
 
 @given(trees)
