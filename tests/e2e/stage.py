@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -176,9 +177,10 @@ class Stage:
             held.clear()
             self._tell(device)
 
-    def known(self, actor: Actor) -> None:
-        """Wait until the daemon is certain of what the container holds."""
-        eventually(f"the daemon's knowledge of {actor.pod}", lambda: self._knows(actor), seconds=PATIENCE_SECONDS)
+    def known(self, *actors: Actor) -> None:
+        """Wait until the daemon is certain of what the containers hold."""
+        for actor in actors:
+            eventually(f"the daemon's knowledge of {actor.pod}", partial(self._knows, actor), seconds=PATIENCE_SECONDS)
 
     def _knows(self, actor: Actor) -> bool:
         found = [each for each in containers(self.daemon) if each.container_id == actor.id]
@@ -199,7 +201,7 @@ class Stage:
         expected = sorted(victim.pid for victim in victims)
         eventually("the news of it", lambda: self._victims(before) == expected, seconds=PATIENCE_SECONDS)
         quiet(QUIET_SECONDS)
-        assert self._victims(before) == expected
+        assert self._victims(before) == expected, self.kills()[before:]
         assert [life.pid for life in spared if not life.alive] == []
 
     def _victims(self, before: int) -> list[int]:

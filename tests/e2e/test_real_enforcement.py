@@ -15,7 +15,7 @@ from tests.e2e.daemon import EXAMPLE_COUNTS, SHARED, TEN, TWENTY, Daemon, exampl
 from tests.e2e.node import Node
 from tests.e2e.pods import Container, Pod
 from tests.e2e.process import Process
-from tests.e2e.stage import KILLED, MIB, QUIET_SECONDS, Life, Stage, asking, quiet
+from tests.e2e.stage import FAMILY, KILLED, MIB, QUIET_SECONDS, Life, Stage, asking, quiet
 from tests.e2e.waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root]
@@ -32,6 +32,10 @@ CAST = (
     asking("family", SHARED, 40),
     asking("foreign", TWENTY, 10),
     Pod("pair", (Container("left", {TWENTY: 50}), Container("right", {TWENTY: 50}))),
+    Pod("helped", (Container("main", {SHARED: 10}), Container("helper", command=FAMILY))),
+    asking("large", SHARED, 300),
+    asking("revived", SHARED, 10),
+    asking("away", SHARED, 10),
     Pod("starting", (Container("main", {SHARED: 10}),), init_containers=(Container("init", {SHARED: 10}),)),
     Pod("sided", (Container("main", {TEN: 10}),), init_containers=(Container("side", {TEN: 10}, sidecar=True),)),
     Pod("stranger", (Container(),)),
@@ -133,6 +137,27 @@ def test_a_process_on_a_device_that_it_was_not_given_is_ended(stage: Stage) -> N
     assert (told["device"], told["limit_bytes"]) == (V100, 0)
 
 
+def test_a_container_that_was_given_nothing_may_use_nothing_of_what_its_pod_holds(stage: Stage) -> None:
+    helper, main = stage.actor("helped", "helper"), stage.actor("helped")
+    child = stage.sleepers(helper)[0]
+    with Life(child) as victim, Life(main.pid) as owner, Life(helper.pid) as parent:
+        with stage.only(victim, spared=(owner, parent)):
+            stage.hold(main.device, {child: MIB, main.pid: main.limit_bytes})
+
+
+def test_the_limit_is_that_of_the_device_allocated_not_of_the_resource(stage: Stage) -> None:
+    large, family = stage.actor("large"), stage.actor("family")
+    assert large.device != family.device == V100
+    per_share, smaller = large.limit_bytes / 300, family.limit_bytes / 40
+    assert per_share > smaller * 1.2
+    child = stage.sleepers(large)[0]
+    with Life(child) as victim, Life(large.pid) as parent:
+        with stage.only(spared=(victim, parent)):
+            stage.hold(large.device, {child: large.limit_bytes})
+        with stage.only(victim, spared=(parent,)):
+            stage.hold(large.device, {child: large.limit_bytes + 2 * MIB})
+
+
 def test_two_containers_of_one_pod_are_judged_each_for_itself(stage: Stage) -> None:
     left, right = stage.actor("pair", "left"), stage.actor("pair", "right")
     with Life(left.pid) as within, Life(right.pid) as victim:
@@ -216,43 +241,48 @@ def _reaction_seconds(stage: Stage, pid: int, used_bytes: int) -> float:
 
 def test_a_dead_kubelet_stops_no_enforcement_and_its_return_kills_nobody(stage: Stage) -> None:
     daemon = stage.daemon.pid
-    family, neighbour, away = stage.actor("family"), stage.actor("neighbour"), asking("away", SHARED, 10)
-    stage.play(away)
-    late = stage.actor("away")
-    stage.known(late)
-    stage.node.stop_kubelet(hard=True)
+    family, neighbour, away = stage.actor("family"), stage.actor("neighbour"), stage.actor("away")
+    stage.known(family, neighbour, away)
     child = stage.sleepers(family)[0]
-    with Life(child) as over, Life(late.pid) as main, Life(family.pid) as parent, Life(neighbour.pid) as other:
-        with stage.only(over, main, spared=(parent, other)):
-            memory = {child: family.limit_bytes + 2 * MIB, late.pid: late.limit_bytes + 2 * MIB}
-            stage.hold(V100, memory | {neighbour.pid: neighbour.limit_bytes})
-        before = len(stage.kills())
+    with Life(child) as over, Life(away.pid) as main, Life(family.pid) as parent, Life(neighbour.pid) as other:
+        stage.hold(V100, {neighbour.pid: neighbour.limit_bytes})
+        stage.node.stop_kubelet(hard=True)
+        with stage.only(over, spared=(main, parent, other)):
+            stage.hold(V100, {child: family.limit_bytes + 2 * MIB})
         stage.node.start_kubelet()
-        # kubelet's books are empty at its start: a container that it has just restarted must not be taken for an intruder.
-        again = stage.appears("away", "main", other_than=late.id)
-        with Life(again.pid) as process:
-            stage.hold(V100, {again.pid: again.limit_bytes})
-            until("kubelet's own counts", stage.node.allocatable, EXAMPLE_COUNTS.__eq__, seconds=20)
-            quiet(QUIET_SECONDS)
-            assert len(stage.kills()) == before
-            assert (process.alive, other.alive) == (True, True)
-            with stage.only(process, spared=(other,)):
-                stage.hold(V100, {again.pid: again.limit_bytes + 2 * MIB})
+        # kubelet's books are empty at its start: a container that restarts now must not be taken for an intruder.
+        with stage.only(main, spared=(other,)):
+            stage.hold(away.device, {away.pid: away.limit_bytes + 2 * MIB})
+            main.wait_end()
+            stage.release(away.pid)
+            again = stage.appears("away", "main", other_than=away.id)
+            stage.hold(again.device, {again.pid: again.limit_bytes})
+        with Life(again.pid) as process, stage.only(process, spared=(other,)):
+            stage.hold(again.device, {again.pid: again.limit_bytes + 2 * MIB})
+    until("kubelet's own counts", stage.node.allocatable, EXAMPLE_COUNTS.__eq__, seconds=20)
     assert stage.daemon.pid == daemon
 
 
 def test_a_dead_runtime_stops_no_enforcement_and_is_found_again(stage: Stage) -> None:
-    family, neighbour = stage.actor("family"), stage.actor("neighbour")
-    first, second, _ = stage.sleepers(family)
-    with Life(first) as over, Life(second) as later, Life(neighbour.pid) as other:
+    daemon = stage.daemon.pid
+    family, neighbour, revived = stage.actor("family"), stage.actor("neighbour"), stage.actor("revived")
+    stage.known(family, neighbour, revived)
+    child = stage.sleepers(family)[0]
+    with Life(child) as over, Life(revived.pid) as main, Life(neighbour.pid) as other:
         stage.hold(V100, {neighbour.pid: neighbour.limit_bytes})
         stage.node.containerd.kill()
-        with stage.only(over, spared=(later, other)):
-            stage.hold(V100, {first: family.limit_bytes + 2 * MIB})
+        with stage.only(over, main, spared=(other,)):
+            stage.hold(V100, {child: family.limit_bytes + 2 * MIB})
+            stage.hold(revived.device, {revived.pid: revived.limit_bytes + 2 * MIB})
         stage.node.containerd.restart()
-        with stage.only(later, spared=(other,)):
-            stage.hold(V100, {second: family.limit_bytes + 2 * MIB})
+        again = stage.appears("revived", "main", other_than=revived.id)
+        with Life(again.pid) as process:
+            with stage.only(spared=(process, other)):
+                stage.hold(again.device, {again.pid: again.limit_bytes})
+            with stage.only(process, spared=(other,)):
+                stage.hold(again.device, {again.pid: again.limit_bytes + 2 * MIB})
     assert stage.status("neighbour").restarts == 0
+    assert stage.daemon.pid == daemon
 
 
 def test_a_daemon_that_starts_without_the_runtime_kills_nobody_until_it_knows_whom(stage: Stage) -> None:
