@@ -1,7 +1,7 @@
 """Families as text, in Prometheus' format and in OpenMetrics', by prometheus-client's own exposition: its only doorkeeper.
 
-The exposition takes ten microseconds and more a line, so the text of a metric whose rows did not change since the last page
-of the same format is used again; most of a page is such.
+The exposition takes ten microseconds and more a line, so lines whose figure did not change since the last page of the same
+format are used again; most of a page are such. Lines of what is gone are forgotten with the next page.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricF
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
-from mortalgpu.exporter.family import Distribution, Family, Row
+from mortalgpu.exporter.family import Distribution, Family
 from mortalgpu.exporter.names import COUNTER, HISTOGRAM
 
 OPENMETRICS = "application/openmetrics-text"
@@ -30,23 +30,41 @@ class _One(Collector):
         yield self._metric
 
 
+_Lines = dict[tuple[str, ...], tuple[float | Distribution, bytes]]
+"""By the row's labels: the figure, and its lines."""
+
+
 class Format:
-    """One text format, and the texts made last. `end` closes a page."""
+    """One text format, and the lines made last. `end` closes a page."""
 
     def __init__(self, content_type: str, encode: Callable[[Collector], bytes], end: bytes) -> None:
         self.content_type = content_type
         self.end = end
         self._encode = encode
-        self._made: dict[str, tuple[tuple[Row, ...], bytes]] = {}
+        self._made: dict[str, tuple[bytes, _Lines]] = {}
 
     def text(self, family: Family, node: str) -> bytes:
-        """Return the lines of a metric; nothing for one without rows."""
-        made = self._made.get(family.metric.name)
-        if made is None or made[0] != family.rows:
-            lines = self._encode(_One(_metric(family, node))).removesuffix(_END) if family.rows else b""
-            made = (family.rows, lines)
-            self._made[family.metric.name] = made
-        return made[1]
+        """Return the lines of a metric, with what introduces them; nothing for one without rows."""
+        name = family.metric.name
+        head, known = self._made.pop(name, (b"", {}))
+        if not family.rows:
+            return b""
+        fresh = [row for row in family.rows if (made := known.get(row[0])) is None or made[0] != row[1]]
+        if fresh:
+            head, lines = self._lines(Family(family.metric, tuple(fresh)), node)
+            known |= {labels: (figure, text) for (labels, figure), text in zip(fresh, lines, strict=True)}
+        kept = {labels: known[labels] for labels, _ in family.rows}
+        self._made[name] = head, kept
+        return b"".join([head, *(text for _, text in kept.values())])
+
+    def _lines(self, family: Family, node: str) -> tuple[bytes, list[bytes]]:
+        """Return the introduction, and the lines of each row."""
+        text = self._encode(_One(_metric(family, node))).removesuffix(_END)
+        lines = [line + b"\n" for line in text.removesuffix(b"\n").split(b"\n")]  # Not splitlines: a label may hold \r.
+        introduction = [line for line in lines if line.startswith(b"#")]
+        rest = lines[len(introduction) :]
+        each = len(rest) // len(family.rows)
+        return b"".join(introduction), [b"".join(rest[at : at + each]) for at in range(0, len(rest), each)]
 
 
 def plain_format() -> Format:

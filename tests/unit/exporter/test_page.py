@@ -113,6 +113,23 @@ async def test_a_device_that_changed_its_resource_leaves_no_series_under_the_old
     assert "mortalgpu/a100" not in await _gpus(facts)
 
 
+async def test_lines_that_are_used_again_are_those_of_a_page_made_anew() -> None:
+    facts = Facts()
+    route = gpu_routes(facts.sources(), Latest(Switches(True, True)))["/metrics"]
+    odd = "a\rb\x0bc\x85d\u2028e"
+    steps = (
+        (holder(1, claim(V100_ID, running(1, 1000))), holder(2, claim(V100_ID, running(2, 10)))),
+        (holder(2, claim(V100_ID, running(2, 20, command=odd))), holder(1, claim(V100_ID, running(1, 1000)))),
+        (holder(2, claim(V100_ID)),),
+        (holder(1, claim(V100_ID, running(1, 1000))), holder(2, claim(V100_ID, running(2, 20, command=odd)))),
+    )
+    for containers in steps:
+        facts.usage.publish(usage(*containers))
+        for accept in ("", "application/openmetrics-text"):
+            anew = gpu_routes(facts.sources(), Latest(Switches(True, True)))["/metrics"]
+            assert await route(Request("/metrics", accept)) == await anew(Request("/metrics", accept))
+
+
 async def test_an_empty_node_has_a_page_without_subjects() -> None:
     facts = Facts()
     facts.inventory.publish(Inventory())
