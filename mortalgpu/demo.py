@@ -98,7 +98,7 @@ def _config(root: Path) -> Config:
             "deviceSharing": SHARING,
             "stateDir": str(root / "state"),
             "kubelet": {"devicePluginDir": str(root / "device-plugins")},
-            "deviceApi": {"address": ":0"},
+            "deviceApi": {"address": "127.0.0.1:0"},
             "exporter": {"address": "127.0.0.1:0", "daemonAddress": "127.0.0.1:0", "perProcess": True},
         }
     )

@@ -115,12 +115,12 @@ def key_settings(config: Config) -> KeySettings:
 
 def device_api_settings(config: Config) -> DeviceApiSettings:
     """Return where the device API listens: the network, the socket for containers, and the one for root of this node."""
-    host, _, port = config.device_api.address.rpartition(":")
+    host, port = host_and_port(config.device_api.address)
     state = Path(config.state_path)
     return DeviceApiSettings(
         node=node_name(config),
-        host=host.strip("[]"),
-        port=int(port),
+        host=host,
+        port=port,
         container_socket=state / SOCKET_DIRECTORY / SOCKET_NAME if _has_socket_mount(config) else None,
         admin_socket=state / ADMIN_SOCKET_NAME,
         cert_file=config.device_api.tls.cert_file,
@@ -202,9 +202,9 @@ def exporter_switches(config: Config) -> Switches:
 
 
 def host_and_port(address: str) -> tuple[str, int]:
-    """Split an address of the configuration; an IPv6 host comes without its brackets."""
+    """Split a configured address. No host means every address of this machine, as in Go; an IPv6 host is in brackets."""
     host, _, port = address.rpartition(":")
-    return host.strip("[]"), int(port)
+    return host.strip("[]") or "0.0.0.0", int(port)
 
 
 def cluster(config: Config, environ: Mapping[str, str]) -> Cluster:
