@@ -8,7 +8,8 @@ The rules:
    the container's devices in proportion to the shares it holds on each.
 3. A limit is never below the request and never above the device.
 4. The operator may cap limits at a multiple of the request.
-5. An annotation that cannot be read changes nothing. That, and each correction by rules 3 and 4, is told to the owner.
+5. An annotation that cannot be read changes nothing. That, a number below the request and one above the operator's cap are
+   told to the owner; one above the device means all of it.
 """
 
 from collections.abc import Mapping
@@ -17,8 +18,8 @@ from dataclasses import dataclass
 from mortalgpu.cluster.base import LIMIT_ANNOTATION_PREFIX
 from mortalgpu.model.share import SharedDevice
 
-_LONGEST_NUMBER = 9
-"""Digits of a readable annotation. Far above any share count; keeps a hostile text from becoming a huge integer."""
+_MORE_THAN_ANY_DEVICE = 10**9
+"""Shares. A larger number is read as this one: it keeps a hostile text from becoming a huge integer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,7 @@ def limit_on(shared: SharedDevice, held_here: int, limit: LimitShares) -> int:
 
 def _read_count(text: str) -> int | None:
     digits = text.strip()
-    if not (digits.isascii() and digits.isdecimal() and len(digits) <= _LONGEST_NUMBER):
+    if not (digits.isascii() and digits.isdecimal()):
         return None
-    return int(digits)
+    significant = digits.lstrip("0")
+    return int(significant or "0") if len(significant) <= len(str(_MORE_THAN_ANY_DEVICE)) else _MORE_THAN_ANY_DEVICE
