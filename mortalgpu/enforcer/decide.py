@@ -113,11 +113,28 @@ def order_ended(
 
 
 def forget_gone(standings: Standings, usage: Usage) -> Standings:
-    """Drop the standings of containers that the scan does not know any more; those with an order running stay."""
-    known = {ContainerRef(holder.pod_uid, holder.container_id) for holder in usage.containers}
-    if all(ref in known for ref in standings):
+    """Drop the standings of containers that the scan does not know any more; those with an order running stay.
+
+    Of the containers that stay, ended processes that the driver no longer lists are dropped, but only by a scan that could
+    read all of the container's devices.
+    """
+    if not standings:
         return standings
-    return {ref: standing for ref, standing in standings.items() if standing.pending or ref in known}
+    known = {ContainerRef(holder.pod_uid, holder.container_id): holder for holder in usage.containers}
+    return {
+        ref: _without_gone(standing, known.get(ref), usage)
+        for ref, standing in standings.items()
+        if standing.pending or ref in known
+    }
+
+
+def _without_gone(standing: Standing, holder: ContainerUsage | None, usage: Usage) -> Standing:
+    if not standing.ended or holder is None or usage.looked_at <= standing.settled_at:
+        return standing
+    if not all(claim.readable for claim in holder.devices):
+        return standing
+    listed = {identity(process) for process in holder.processes}
+    return replace(standing, ended={process: moment for process, moment in standing.ended.items() if process in listed})
 
 
 def still_over(claim: DeviceClaim, held_now: Mapping[HostProcess, int], standings: Standings) -> bool:

@@ -1,5 +1,7 @@
 """Verdicts: whom to stop, and whom to leave alone while another is dying."""
 
+from dataclasses import replace
+
 from mortalgpu.enforcer.decide import (
     Standings,
     Verdict,
@@ -142,6 +144,23 @@ def test_standings_of_containers_that_are_gone_are_forgotten_unless_an_order_run
     assert forget_gone(order_ended({}, condemned, 2.0), Usage()) == {}
     running = order_begun({}, condemned)
     assert forget_gone(running, Usage()) == running
+
+
+def test_ended_processes_are_forgotten_once_the_driver_lists_them_no_more() -> None:
+    condemned = verdict(usage(claim(100, process(1, 900), process(2, 50))))
+    done = order_ended({}, condemned, 2.0, drain_seconds=5)
+    without = claim(100, process(2, 50))
+    assert forget_gone(done, usage(without, looked_at=2.1))[ref(1)].ended == {}
+    listed = usage(claim(100, process(1, 900), process(2, 50)), looked_at=2.1)
+    assert forget_gone(done, listed)[ref(1)].ended == done[ref(1)].ended
+
+
+def test_a_scan_that_could_not_read_a_device_or_came_too_early_makes_nobody_forgotten() -> None:
+    condemned = verdict(usage(claim(100, process(1, 900), process(2, 50))))
+    done = order_ended({}, condemned, 2.0, drain_seconds=5)
+    blind = replace(claim(100), readable=False)
+    for found in (usage(blind, looked_at=2.1), usage(claim(100, process(2, 50)), looked_at=1.9)):
+        assert forget_gone(done, found)[ref(1)].ended == done[ref(1)].ended
 
 
 def test_the_last_question_counts_only_processes_that_are_who_they_were() -> None:
