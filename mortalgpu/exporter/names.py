@@ -6,9 +6,10 @@ Rules:
 3. Every label is bounded: by the node's devices, by configured resources, by the pods that hold shares, or by a fixed list.
 4. MetaGPU's names and units are its own, kept as they were for dashboards that exist.
 
-How many series there are, with D devices in R resources, C containers each holding shares of one device, and P processes:
-page of the GPUs 18 D + 9 C + 6, with `exporter.perProcess` 3 P more, with `exporter.metagpuNames` 5 D + 2 C + 6 P more; page of
-the daemon about 47 R + 110. Neither grows with time: what is gone leaves with the next scrape.
+How many series there are at most, with D devices in R resources, C pairs of a container and a device on which it holds shares,
+and P processes of these containers: the page of the GPUs has 18 D + 8 C + 6, with `exporter.perProcess` 3 P more, with
+`exporter.metagpuNames` 5 D + 2 C + 6 P more; the page of the daemon has 48 R + 85, and one for each device and XID seen.
+What is gone leaves with the next scrape, so nothing but the last of these grows with time.
 """
 
 from dataclasses import dataclass

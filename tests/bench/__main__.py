@@ -10,7 +10,7 @@ from pathlib import Path
 import trio
 
 from mortalgpu import __version__
-from tests.bench import plugin, reaction
+from tests.bench import exporter, plugin, reaction
 from tests.bench.row import Row, table
 
 REACTION_AIMS = {"reaction_p99_ms": 200.0, "scan_800_median_ms": 20.0, "cpu_idle_percent": 1.0}
@@ -28,7 +28,7 @@ def _reaction() -> list[Row]:
     ]
 
 
-PARTS: dict[str, Callable[[], list[Row]]] = {"plugin": _plugin, "reaction": _reaction}
+PARTS: dict[str, Callable[[], list[Row]]] = {"plugin": _plugin, "reaction": _reaction, "exporter": exporter.rows}
 """What is measured, in this order. The second part needs root and a cgroup v2 hierarchy that may be written."""
 
 
