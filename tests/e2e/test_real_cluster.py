@@ -181,5 +181,5 @@ def test_with_both_sources_the_runtime_names_what_restarts_while_the_api_is_down
 
 def _told(cluster: Cluster, pod: str) -> list[str]:
     """The messages of our Events on the pod; kubelet makes some too."""
-    events = [each for each in cluster.api.events() if each["source"]["component"] == "mortalgpu"]
+    events = [each for each in cluster.api.events() if each["source"].get("component") == "mortalgpu"]
     return [each["message"] for each in events if each["involvedObject"]["name"] == pod]
