@@ -251,3 +251,19 @@ async def test_a_host_that_tells_nothing_leaves_a_peer_as_it_is(alive: int) -> N
     host.open = refuse  # type: ignore[method-assign]
     peer = caller_of(7, 0, alive)
     assert await doorkeeper(SOCKET, host).recognise(peer) == peer
+
+
+async def test_on_the_network_nothing_but_a_token_counts(alive: int) -> None:
+    host = SimulatedHost()
+    peer = caller_of(host.start(node.INFER).pid, 0, alive)
+    with pytest.raises(Unauthenticated):
+        await doorkeeper(NETWORK, host).identify(peer, None)
+    assert (await doorkeeper(NETWORK, host).identify(peer, NODE_TOKEN)).level == "l0"
+
+
+async def test_a_token_minted_a_moment_before_its_sibling_does_not_turn_time_back() -> None:
+    keeper = doorkeeper(NETWORK)
+    for at in (NOW, NOW - SIBLING_SECONDS + 1):
+        assert await keeper.identify(FROM_AFAR, container_token(at=at))
+    with pytest.raises(Unauthenticated):
+        await keeper.identify(FROM_AFAR, container_token(at=NOW - SIBLING_SECONDS - 1))

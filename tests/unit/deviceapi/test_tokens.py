@@ -74,6 +74,7 @@ REFUSED = {
     "an end that is no number": signed({**GOOD, "exp": float("nan")}),
     "an end of a thousand digits": signed({**GOOD, "exp": 10**1000}),
     "an end that is true": signed({**GOOD, "exp": True}),
+    "issued at true": signed({**GOOD, "iat": True}),
     "issued in the future": signed({**GOOD, "iat": NOW + 11}),
     "not yet valid": signed({**GOOD, "nbf": NOW + 11}),
     "no level": signed({"email": "e"}),
@@ -130,6 +131,11 @@ def test_a_key_that_is_known_guessable_or_public_is_refused(secret: bytes) -> No
     with pytest.raises(ConfigError, match=r"^config\.grpcSecurity\.jwtSecret: ") as raised:
         tokens.check_secret("config.grpcSecurity.jwtSecret", secret)
     assert len(secret) < 6 or secret.decode().strip() not in str(raised.value)
+
+
+def test_the_published_key_is_called_by_its_name() -> None:
+    with pytest.raises(ConfigError, match="published"):
+        tokens.check_secret("config.grpcSecurity.jwtSecret", b"topSecret\n")
 
 
 def test_a_static_token_signed_with_the_published_key_is_refused() -> None:

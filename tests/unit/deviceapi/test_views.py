@@ -195,3 +195,21 @@ def test_only_the_node_level_passes_where_the_node_is_needed() -> None:
     views.refuse_unless_node(OPERATOR)
     with pytest.raises(Forbidden, match="l0"):
         views.refuse_unless_node(SHARED_TOKEN)
+
+
+def test_a_reference_without_a_pod_is_nobodys_even_if_an_entry_has_none_either() -> None:
+    nameless = replace(node.usage().containers[2], pod_uid="")
+    usage = node.usage(containers=(nameless,))
+    assert views.sight(inside(ContainerRef("", node.INFER.container_id)), usage).own == ()
+
+
+def test_a_process_without_a_container_id_is_not_killed_for_a_container_without_one() -> None:
+    stray = node.process(7, ContainerRef(node.uid(3), ""), node.GPU_B, 5)
+    young = replace(node.usage().containers[4], devices=(node.claim(node.GPU_B, (4,), stray),))
+    with pytest.raises(Forbidden):
+        views.process_to_kill(holder(*node.ids(node.GPU_B, 4)), node.usage(containers=(young,)), 7)
+
+
+def test_the_shared_token_is_told_that_it_cannot_kill() -> None:
+    with pytest.raises(Forbidden, match="cannot kill"):
+        views.process_to_kill(SHARED_TOKEN, node.usage(), node.INFER_PID)

@@ -155,10 +155,10 @@ def test_a_kill_in_a_container_of_the_pod_that_is_gone_is_told_to_the_pod() -> N
 
 
 def test_a_kill_without_a_pod_uid_matches_no_container_without_one() -> None:
-    nameless = replace(node.kill(node.TRAIN_MAIN), pod_uid="", pod_name="young", pod_namespace="team-b")
+    nameless = replace(node.kill(node.TRAIN_MAIN), pod_uid="", pod_name="young", pod_namespace="team-b", uuid=node.GPU_B)
     assert container("team-b/young/main", killed(nameless)).kills == []
     inside = sight(Caller("l1", meta_devices=frozenset(node.ids(node.GPU_B, 4))), node.usage())
-    assert killed(nameless).response(inside).kills == []
+    assert killed(replace(nameless, container_name="gone")).response(inside).kills == []
 
 
 @pytest.mark.parametrize(
