@@ -9,7 +9,8 @@ from typing import Any
 from mortalgpu.simulation.driver import worked_example
 from tests.e2e.build import Missing
 from tests.e2e.cluster.cluster import Cluster
-from tests.e2e.daemon import EXAMPLE_SHARING
+from tests.e2e.daemon import EXAMPLE_SHARING, SHARED
+from tests.e2e.images import BOX_IMAGE
 from tests.e2e.node import free_ports
 from tests.standin.nvml import StateFile, state_of
 from tests.standin.nvml import build as build_driver
@@ -77,3 +78,13 @@ def import_image(cluster: Cluster, path: Path) -> str:
     named = re.search(r"^unpacking (\S+)", said, re.MULTILINE)
     assert named is not None, said
     return named[1]
+
+
+def workload(name: str, shares: int, **more: Any) -> dict[str, Any]:
+    """A Deployment of one pod that asks for shares, says its environment and sleeps."""
+    resources = {"limits": {SHARED: str(shares)}}
+    command = ["/bin/sh", "-c", "env; exec sleep 1000000"]
+    main = {"name": "main", "image": BOX_IMAGE, "imagePullPolicy": "Never", "command": command, "resources": resources}
+    pod = {"metadata": {"labels": {"app": name}}, "spec": {"containers": [main], "terminationGracePeriodSeconds": 1, **more}}
+    spec = {"replicas": 1, "selector": {"matchLabels": {"app": name}}, "template": pod}
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}, "spec": spec}

@@ -7,21 +7,16 @@ import base64
 import json
 import re
 import subprocess
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 import yaml
 
 from tests.chart.helm import CHART, Tree
-from tests.e2e import build
 from tests.e2e.cluster.cluster import Cluster
-from tests.e2e.cluster.release import DAEMON, NAMESPACE, RELEASE, Release, image_path
+from tests.e2e.cluster.release import DAEMON, NAMESPACE, RELEASE, Release, workload
 from tests.e2e.daemon import EXAMPLE_COUNTS, SHARED
-from tests.e2e.images import BOX_IMAGE
+from tests.e2e.node import free_ports
 from tests.e2e.waiting import eventually
 from tests.standin.nvml import Process
 
@@ -30,35 +25,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.slow]
 OURS = f"app.kubernetes.io/instance={RELEASE}"
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    try:
-        build.locate_node()
-        image_path()
-        made = Cluster(Path(tempfile.mkdtemp(prefix="mg-")))
-    except build.Missing as missing:
-        pytest.skip(str(missing))
-    with made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def release(cluster: Cluster) -> Release:
-    return Release(cluster)
-
-
 def helm(cluster: Cluster, values: Tree, *words: str) -> str:
     return cluster.helm(*words, str(CHART), "--namespace", NAMESPACE, "--values", "-", stdin=json.dumps(values))
-
-
-def workload(name: str, shares: int, **more: Any) -> Tree:
-    """A Deployment of one pod that asks for shares, says its environment and sleeps."""
-    resources = {"limits": {SHARED: str(shares)}}
-    command = ["/bin/sh", "-c", "env; exec sleep 1000000"]
-    main = {"name": "main", "image": BOX_IMAGE, "imagePullPolicy": "Never", "command": command, "resources": resources}
-    pod = {"metadata": {"labels": {"app": name}}, "spec": {"containers": [main], "terminationGracePeriodSeconds": 1, **more}}
-    spec = {"replicas": 1, "selector": {"matchLabels": {"app": name}}, "template": pod}
-    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}, "spec": spec}
 
 
 def running(cluster: Cluster, name: str) -> tuple[str, int]:
@@ -76,9 +44,11 @@ def ready(cluster: Cluster) -> None:
         raise AssertionError(f"{error}\n{log}") from None
 
 
-def allocatable(cluster: Cluster) -> dict[str, int]:
+def allocatable(cluster: Cluster, *more: str) -> dict[str, int]:
+    """What the node offers of the worked example's resources, and of `more`."""
     (node,) = cluster.get("nodes")
-    return {name: int(count) for name, count in node["status"]["allocatable"].items() if name in EXAMPLE_COUNTS}
+    offered = node["status"]["allocatable"]
+    return {name: int(offered[name]) for name in (*EXAMPLE_COUNTS, *more) if name in offered}
 
 
 def secret(cluster: Cluster) -> dict[str, str]:
@@ -175,6 +145,34 @@ def test_both_metrics_pages_are_served(cluster: Cluster, release: Release) -> No
 def test_a_second_installation_on_the_same_directory_is_refused(cluster: Cluster, release: Release) -> None:
     with pytest.raises(AssertionError, match=f"the installation {DAEMON} on the same nodes has {release.state} too"):
         helm(cluster, release.values(), "install", "other")
+
+
+def test_a_second_installation_with_names_of_its_own_works_beside_the_first(cluster: Cluster, release: Release) -> None:
+    values, other = release.values(), "other.example/gpu"
+    values["config"]["deviceSharing"] = [{"resourceName": other, "metagpusPerGpu": 8, "reservedChunks": 6}]
+    values["config"]["mgctl"]["hostMount"]["hostPath"] = f"{release.state}-other"
+    values["service"]["ports"] = dict(zip(values["service"]["ports"], free_ports(3), strict=True))
+    helm(cluster, values, "install", "other")
+    everything = EXAMPLE_COUNTS | {other: 5 * 2}
+    eventually("both resources", lambda: allocatable(cluster, other) == everything, seconds=30, every_seconds=0.2)
+    cluster.helm("uninstall", "other", "--namespace", NAMESPACE, "--wait")
+    left = EXAMPLE_COUNTS | {other: 0}
+    eventually("only the first one's", lambda: allocatable(cluster, other) == left, seconds=30, every_seconds=0.2)
+
+
+def test_a_changed_configmap_is_taken_up_without_a_restart(cluster: Cluster, release: Release) -> None:
+    config = yaml.safe_load(cluster.get("-n", NAMESPACE, "configmap", DAEMON)["data"]["config.yaml"])
+    config["log"]["verbose"] = True
+    patch = json.dumps({"data": {"config.yaml": yaml.safe_dump(config)}})
+    cluster.kubectl("-n", NAMESPACE, "patch", "configmap", DAEMON, "--type=merge", "--patch", patch)
+
+    def applied() -> bool:
+        page = httpx.get(f"http://127.0.0.1:{release.ports['mgdpMetrics']}/metrics", trust_env=False).text
+        return 'mortalgpu_config_reloads_total{node="localhost",outcome="applied"} 1' in page
+
+    eventually("the daemon to read it again", applied, seconds=60, every_seconds=0.5)
+    (pod,) = cluster.get("-n", NAMESPACE, "pods", "-l", OURS)
+    assert pod["status"]["containerStatuses"][0]["restartCount"] == 0
 
 
 def test_an_upgrade_keeps_the_key_and_leaves_pods_alone(cluster: Cluster, release: Release) -> None:

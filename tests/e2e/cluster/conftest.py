@@ -1,0 +1,28 @@
+"""A cluster for each file of tests, and what the chart is installed with there."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e import build
+from tests.e2e.cluster.cluster import Cluster
+from tests.e2e.cluster.release import Release, image_path
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    try:
+        build.locate_node()
+        image_path()
+        made = Cluster(Path(tempfile.mkdtemp(prefix="mg-")))
+    except build.Missing as missing:
+        pytest.skip(str(missing))
+    with made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def release(cluster: Cluster) -> Release:
+    return Release(cluster)
