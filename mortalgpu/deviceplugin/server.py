@@ -21,7 +21,7 @@ from pathlib import Path
 import trio
 
 from mortalgpu.deviceplugin.servicer import Offer, Servicer
-from mortalgpu.errors import KubeletError
+from mortalgpu.errors import HostError, KubeletError
 from mortalgpu.kubelet.base import Registrar
 from mortalgpu.rpc.limits import KUBELET_LIMITS
 from mortalgpu.rpc.listener import UnixListener
@@ -72,7 +72,8 @@ class Plugin:
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve and stay registered until cancelled. Started once kubelet listens to the list for the first time.
 
-        Waits without end for a kubelet that is absent. Raises HostError when no socket can be made in the directory.
+        Waits without end for a kubelet that is absent. Raises HostError when no socket can be made in the directory at the
+        start; later that is tried again, for the machine's trouble must not end what else the daemon does.
         """
         remove_dead_sockets(self._directory, self._offer.resource)
         pause = self._rhythm.settle_seconds / 2
@@ -100,14 +101,22 @@ class Plugin:
         kubelet = await self._registrar.wait_for_kubelet()
         registration = _Registration(self._offer, self._registrar, self._rhythm, kubelet)
         begun = trio.current_time()
-        listener = await UnixListener.bind(self._directory / fresh_socket_name(self._offer.resource), mode=0o600)
+        try:
+            listener = await UnixListener.bind(self._directory / fresh_socket_name(self._offer.resource), mode=0o600)
+        except HostError as error:
+            if not self._offer.counts.registrations and self._is_still(kubelet):
+                raise
+            log.error("no socket for kubelet can be made", extra={"resource": self._offer.resource, "error": str(error)})
+            return _Turn("no socket could be made", self._is_still(kubelet), 0.0)
         async with trio.open_nursery() as nursery:
             await nursery.start(registration.server.serve, [listener])
             reason = await registration.run(listener, task_status)
             await registration.drain()
             nursery.cancel_scope.cancel()
-        same = self._registrar.socket_identity() == kubelet
-        return _Turn(reason, same, trio.current_time() - begun)
+        return _Turn(reason, self._is_still(kubelet), trio.current_time() - begun)
+
+    def _is_still(self, kubelet: tuple[int, ...]) -> bool:
+        return self._registrar.socket_identity() == kubelet
 
 
 class _Registration:

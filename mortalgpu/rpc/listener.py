@@ -5,6 +5,7 @@ import os
 import socket
 import stat
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import trio
@@ -51,9 +52,10 @@ class UnixListener(trio.abc.Listener[trio.SocketStream]):
         return await self._inner.accept()
 
     async def aclose(self) -> None:
-        """Close, and remove the file if it is this socket's."""
+        """Close, and remove the file if it is this socket's. Never raises: kubelet may sweep the file away meanwhile."""
         if self.is_in_place():
-            os.unlink(self.path)
+            with suppress(OSError):
+                os.unlink(self.path)
         await self._inner.aclose()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from mortalgpu.deviceplugin.server import Rhythm, fresh_socket_name, remove_dead_sockets
+from mortalgpu.deviceplugin.server import Plugin, Rhythm, fresh_socket_name, remove_dead_sockets
 from mortalgpu.errors import HostError
 from mortalgpu.simulation.kubelet import running
 from tests.unit.deviceplugin.rig import FIRST, QUICK, DeafKubelet, Node, R, shared, short_folder, until
@@ -104,6 +104,21 @@ async def test_a_refused_registration_is_tried_again_ever_more_slowly_until_it_i
         assert len(node.ours()) <= 1
         node.kubelet.refusal = ""
         await until(lambda: node.kubelet.capacity(R) == (8, 8), 1)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_registered_plugin_outlives_a_directory_that_takes_no_sockets_for_a_while(node: Node) -> None:
+    way_in = node.folder / "way-in"
+    way_in.symlink_to(node.sockets)
+    async with running(node.kubelet), trio.open_nursery() as nursery:
+        await nursery.start(Plugin(node.offer(), node.registrar, way_in, QUICK).serve)
+        way_in.unlink()
+        node.kubelet.drop(R)
+        await until(lambda: node.kubelet.capacity(R) == (8, 0))
+        await trio.sleep(0.2)
+        assert len(node.kubelet.registrations) == 1
+        way_in.symlink_to(node.sockets)
+        await until(lambda: node.kubelet.capacity(R) == (8, 8))
         nursery.cancel_scope.cancel()
 
 

@@ -30,6 +30,15 @@ async def test_closing_removes_the_file(tmp_path: Path) -> None:
     assert not (tmp_path / "s").exists()
 
 
+async def test_a_file_swept_away_while_closing_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listener = await UnixListener.bind(tmp_path / "s")
+    (tmp_path / "s").unlink()
+    monkeypatch.setattr(listener, "is_in_place", lambda: True)
+    await listener.aclose()
+    with pytest.raises(trio.ClosedResourceError):
+        await listener.accept()
+
+
 async def test_a_dead_sockets_file_is_replaced(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(tmp_path / "s"))
