@@ -201,10 +201,11 @@ class _Scanner:
         return processes
 
     async def _inspect(self, processes: Processes) -> Mapping[int, HostProcess] | None:
-        """Return who the listed pids are; None when the host does not tell."""
+        """Return who the listed pids are; None when the host does not tell.
+
+        Asked with no pids too: the host lets go of those that nobody asks about any more.
+        """
         pids = {process.pid for found in processes.values() if not isinstance(found, Fault) for process in found}
-        if not pids:
-            return {}
         try:
             hosts = await self._processes.inspect(pids)
         except HostError as error:
