@@ -14,7 +14,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,7 @@ from mortalgpu.driver.base import GpuDriver, OpenDriver
 from mortalgpu.driver.lasting import keep_open
 from mortalgpu.driver.nvml import NvmlSettings, nvml_driver
 from mortalgpu.enforcer import service as enforcer
-from mortalgpu.errors import HostError
+from mortalgpu.errors import HostError, KubeletError
 from mortalgpu.exporter import service as exporter
 from mortalgpu.host.base import ProcessTable, ServiceManager, WallClock
 from mortalgpu.host.clock import MachineClock
@@ -45,7 +45,7 @@ from mortalgpu.host.vantage import blind_spots
 from mortalgpu.inforce import InForce
 from mortalgpu.isolation.base import EditSettings, Isolation, no_token
 from mortalgpu.isolation.devicenodes import device_nodes
-from mortalgpu.isolation.none import NoIsolation
+from mortalgpu.isolation.none import TOKEN_VARIABLE, NoIsolation
 from mortalgpu.kubelet.base import Assignments, Registrar
 from mortalgpu.kubelet.checkpoint import read_checkpoint
 from mortalgpu.kubelet.podresources import PodResources
@@ -164,10 +164,11 @@ async def services(config: Config, ports: Ports, facts: Facts, in_force: InForce
         await nursery.start(_scanner(in_force, ports, facts, driver))
         await nursery.start(_enforcer(in_force, ports, facts, driver))
         keys, succession = Keys(wiring.key_settings(config)), Succession()
+        mint = _mint(config, in_force, keys, succession)
         if config.device_api.enabled:
             await nursery.start(_device_api(config, ports, facts, driver, keys, succession))
         in_force.mounts.publish(await wiring.container_mounts(config))
-        isolation = _isolation(in_force, Mint(keys, succession))
+        isolation = _isolation(in_force, mint)
         nursery.start_soon(wiring.keep_mgctl_tidy, config)
         await nursery.start(Plugins(facts.inventory, _plugin_maker(in_force, ports, facts, holdings, isolation)).serve)
         for endpoint in _exporters(in_force, ports, facts):
@@ -195,6 +196,15 @@ async def _take(discovery: Discovery, in_force: InForce, config: Config) -> None
 def _holdings(config: Config, ports: Ports, in_force: InForce) -> Holdings:
     read = partial(read_checkpoint, Path(config.kubelet.device_plugin_dir), in_force.resources, evidence.VARIABLE)
     return Holdings(ports.assignments, read, ports.clock.monotonic)
+
+
+def _mint(config: Config, in_force: InForce, keys: Keys, succession: Succession) -> Mint:
+    """Return the mint of containers' tokens. It knows those that kubelet remembers: older ones for the same ids are dead."""
+    mint = Mint(keys, succession)
+    with suppress(KubeletError):
+        entries = read_checkpoint(Path(config.kubelet.device_plugin_dir), in_force.resources, TOKEN_VARIABLE)
+        mint.recall(entry.evidence for entry in entries)
+    return mint
 
 
 def _scanner(in_force: InForce, ports: Ports, facts: Facts, driver: GpuDriver) -> Service:

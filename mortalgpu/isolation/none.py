@@ -6,6 +6,8 @@ from mortalgpu.isolation.base import EditSettings, environment
 from mortalgpu.model.grant import ContainerEdits, Grant
 from mortalgpu.model.share import SharedDevice
 
+TOKEN_VARIABLE = "MG_CTL_TOKEN"
+
 
 class NoIsolation:
     """Tells the container what it has and leaves the holding to the enforcer."""
@@ -20,6 +22,6 @@ class NoIsolation:
             envs["MG_CTL_ADDR"] = self._settings.mgctl_address
         token = self._settings.mint_token(grant.meta_devices)
         if token:
-            envs["MG_CTL_TOKEN"] = token
+            envs[TOKEN_VARIABLE] = token
         nodes = (node for uuid in grant.shares for node in self._settings.device_nodes(devices[uuid].device))
         return ContainerEdits(envs, self._settings.mounts(), tuple(dict.fromkeys(nodes)))
