@@ -99,9 +99,13 @@ class Facts:
     endpoints: dict[str, str] = field(default_factory=dict)
     """Where metrics are served, by the endpoint's name."""
 
-    def restarted(self, service: str) -> None:
-        """Count a service's restart."""
-        self.restarts[service] += 1
+    def restartable(self, name: str, service: Service) -> Service:
+        """Make a service restartable, with its restarts counted from zero."""
+        self.restarts[name] += 0
+        return restartable(name, service, Budget(), self._restarted)
+
+    def _restarted(self, name: str) -> None:
+        self.restarts[name] += 1
 
 
 @asynccontextmanager
@@ -157,10 +161,8 @@ async def services(config: Config, ports: Ports, facts: Facts, in_force: InForce
         discovery = Discovery(driver, holdings.held, facts.inventory, settings, ports.clock, facts.events)
         await nursery.start(discovery.serve)
         _tell_inventory(facts.inventory.value, config)
-        await nursery.start(
-            restartable("pod watch", partial(podwatch.serve, ports.cluster, facts.pods), Budget(), facts.restarted)
-        )
-        await nursery.start(partial(news.serve, facts.inventory, ports.cluster))
+        await nursery.start(facts.restartable("pod watch", partial(podwatch.serve, ports.cluster, facts.pods)))
+        await nursery.start(facts.restartable("news", partial(news.serve, facts.inventory, ports.cluster)))
         await nursery.start(_scanner(in_force, ports, facts, driver))
         await nursery.start(_enforcer(in_force, ports, facts, driver))
         keys, succession = Keys(wiring.key_settings(config)), Succession()
@@ -225,7 +227,7 @@ def _enforcer(in_force: InForce, ports: Ports, facts: Facts, driver: GpuDriver) 
 def _device_api(config: Config, ports: Ports, facts: Facts, driver: GpuDriver, keys: Keys, succession: Succession) -> Service:
     cells = DeviceApiFacts(facts.inventory, facts.usage, facts.enforcement, ports.processes, driver.info)
     api = DeviceApi(wiring.device_api_settings(config), cells, keys, succession)
-    return restartable("device API", api.serve, Budget(), facts.restarted)
+    return facts.restartable("device API", api.serve)
 
 
 def _exporters(in_force: InForce, ports: Ports, facts: Facts) -> Iterator[Service]:
@@ -254,7 +256,7 @@ def _exporters(in_force: InForce, ports: Ports, facts: Facts) -> Iterator[Servic
     for name, address, routes in endpoints:
         note = partial(facts.endpoints.__setitem__, name)
         service = partial(exporter.serve, *wiring.host_and_port(address), routes, on_listening=note)
-        yield restartable(name, service, Budget(), facts.restarted)
+        yield facts.restartable(name, service)
 
 
 def _isolation(in_force: InForce, mint: Mint) -> Isolation:

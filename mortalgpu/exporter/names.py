@@ -8,7 +8,7 @@ Rules:
 
 How many series there are at most, with D devices in R resources, C pairs of a container and a device on which it holds shares,
 and P processes of these containers: the page of the GPUs has 18 D + 8 C + 6, with `exporter.perProcess` 3 P more, with
-`exporter.metagpuNames` 5 D + 2 C + 6 P more; the page of the daemon has 48 R + 85, and one for each device and XID seen.
+`exporter.metagpuNames` 5 D + 2 C + 6 P more; the page of the daemon has 48 R + 86, and one for each device and XID seen.
 What is gone leaves with the next scrape, so nothing but the last of these grows with time.
 """
 
