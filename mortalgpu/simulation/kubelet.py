@@ -103,7 +103,7 @@ class TwinKubelet:
         self.pod_resources_socket.parent.mkdir(parents=True, exist_ok=True)
         for path in self.device_plugin_dir.iterdir():
             if not path.is_dir() and path.name != "kubelet_internal_checkpoint":
-                path.unlink()
+                path.unlink(missing_ok=True)
         self._nursery = nursery
         registration = Service("v1beta1.Registration", {"Register": unary(pb.RegisterRequest, self._register)})
         lister = Service("v1.PodResourcesLister", {"List": unary(pr.ListPodResourcesRequest, self._list)})
