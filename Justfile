@@ -53,6 +53,15 @@ mgctl:
 image: binary mgctl
     sh packaging/image/build.sh
 
+# Build the .deb and the .rpm, with the systemd unit.
+packages: binary mgctl
+    sh packaging/packages/build.sh
+
+# Build what people install, and test it: the binary, mgctl, the image, the packages (root for the roots they run in).
+test-binary *words: image packages
+    python -m tests.frozen.built
+    pytest -q -m frozen tests {{ words }}
+
 # Figures: start, list, preference, allocation, memory, idle CPU, reaction; a table, and JSON in build/bench.json.
 bench *words:
     python -m tests.bench {{ words }}

@@ -115,26 +115,26 @@ def place(folder: Path, files: Mapping[str, Path]) -> None:
         shutil.copy(source, target)
 
 
-def make_old_debian() -> None:
-    """Make the root of the oldest Debian in the cache folder, where it is not there yet. Needs root and the network."""
+def prepare() -> None:
+    """Install what the tests need, and make the root of the oldest Debian, once. Needs root and the network."""
+    absent = [name for name, program in PACKAGES.items() if shutil.which(program, path=os.defpath + ":/usr/sbin") is None]
+    if absent:
+        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *absent]
+        subprocess.run(install, env=environment, check=True, stdout=sys.stderr)
     target = cache_folder() / "roots" / OLDEST_DEBIAN
     if target.is_dir():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    packages = {
-        "debootstrap": "debootstrap",
-        "musl": "/lib/ld-musl-x86_64.so.1",
-        "busybox-static": "busybox",
-        "rpm": "rpmbuild",
-    }
-    absent = [name for name, program in packages.items() if shutil.which(program, path=os.defpath + ":/usr/sbin") is None]
-    if absent:
-        subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *absent], check=True)
     draft = target.with_suffix(".partial")
     shutil.rmtree(draft, ignore_errors=True)
-    subprocess.run(["nice", "debootstrap", "--variant=minbase", OLDEST_DEBIAN, draft], check=True, stdout=sys.stderr)
+    command = ["nice", "debootstrap", "--variant=minbase", "--include=systemd-sysv,dbus", OLDEST_DEBIAN, str(draft)]
+    subprocess.run(command, check=True, stdout=sys.stderr)
     draft.rename(target)
 
 
 if __name__ == "__main__":
-    make_old_debian()
+    if os.geteuid() == 0:
+        prepare()
+    else:
+        sys.stderr.write("frozen: without root the tests that need roots of their own will skip\n")
