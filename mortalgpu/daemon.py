@@ -9,6 +9,7 @@ Ports are built here and nowhere else; services get them, their settings and the
 the daemon in good order; a second one stops it at once.
 """
 
+import gc
 import logging
 import os
 import signal
@@ -140,6 +141,9 @@ async def run(config: Config, path: str = "", read: Read | None = None) -> None:
             async with only_one(Path(config.state_path)), real_ports(config, in_force.resources) as ports:
                 async with services(config, ports, facts, in_force) as take:
                     reread = read or (lambda: config)
+                    # What is there now stays: the collector need not look at it each time, for tens of milliseconds.
+                    gc.collect()
+                    gc.freeze()
                     await Reloader(reread, take, in_force.config, facts.reloads, ports.clock).serve(path)
         stopped.cancel()
     log.info("stopped")

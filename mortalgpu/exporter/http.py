@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 PLAIN = "text/plain; charset=utf-8"
 _CHUNK_BYTES = 8192
 _FASTEST = 1
+_TOO_LONG_FOR_THE_LOOP_BYTES = 2**19
+"""Two or three milliseconds of compression are shorter than the way to a thread and back beside a busy loop."""
 _METHODS = ("GET", "HEAD")
 
 
@@ -202,7 +204,9 @@ class _Session:
         """Return the body as it is sent, and its content coding."""
         if len(body) <= self._limits.gzip_above_bytes or not _takes_gzip(accept_encoding):
             return body, ""
-        return await trio.to_thread.run_sync(gzip.compress, body, _FASTEST, abandon_on_cancel=True), "gzip"
+        if len(body) > _TOO_LONG_FOR_THE_LOOP_BYTES:
+            return await trio.to_thread.run_sync(gzip.compress, body, _FASTEST, abandon_on_cancel=True), "gzip"
+        return gzip.compress(body, _FASTEST), "gzip"
 
     async def _send(self, answer: Answer, body: bytes, coding: str = "", *, is_head: bool = False, close: bool = False) -> None:
         headers = [

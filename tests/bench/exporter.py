@@ -4,6 +4,7 @@ The daemon's services run in this process on a simulated node; the client is a p
 scrape, what counts is the rhythm of quick looks: it must be the same with scrapes as without.
 """
 
+import gc
 import itertools
 import json
 import math
@@ -71,6 +72,8 @@ async def measure() -> list[Row]:
             books = [await node.start(f"jupyter-{number}", RESOURCE, SHARES_EACH, "python") for number in range(CONTAINERS)]
             nursery.start_soon(_move, node, books)
             await _settled(facts)
+            gc.collect()
+            gc.freeze()  # As the daemon does once it has started.
             rows = await _rows(facts, turns)
             nursery.cancel_scope.cancel()
     return rows
