@@ -191,7 +191,7 @@ async def start_both(
     neighbours: Neighbours,
     cells: Cells,
     scan: ScanSettings | None = None,
-    settings: EnforcerSettings | None = None,
+    settings: EnforcerSettings | Latest[EnforcerSettings] | None = None,
 ) -> None:
     """Start scanner and enforcer over any ports."""
     hands = Hands(neighbours.driver, neighbours.processes, neighbours.cluster, neighbours.clock)
@@ -219,7 +219,7 @@ async def scanning(node: Node, settings: ScanSettings | None = None) -> AsyncIte
 
 @asynccontextmanager
 async def enforcing(
-    node: Node, settings: EnforcerSettings | None = None, scan: ScanSettings | None = None
+    node: Node, settings: EnforcerSettings | Latest[EnforcerSettings] | None = None, scan: ScanSettings | None = None
 ) -> AsyncIterator[None]:
     """Run scanner and enforcer on a node."""
     async with node.driver.open(), trio.open_nursery() as nursery:
@@ -229,7 +229,10 @@ async def enforcing(
 
 
 async def start_daemon(
-    nursery: trio.Nursery, node: Node, settings: EnforcerSettings | None = None, scan: ScanSettings | None = None
+    nursery: trio.Nursery,
+    node: Node,
+    settings: EnforcerSettings | Latest[EnforcerSettings] | None = None,
+    scan: ScanSettings | None = None,
 ) -> None:
     """Start scanner and enforcer on a node."""
     cells = Cells(node.inventory, node.pods, node.usage, node.enforcement)

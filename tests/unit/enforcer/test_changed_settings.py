@@ -1,0 +1,55 @@
+"""Enforcement whose settings change while it runs."""
+
+import math
+
+import pytest
+import trio
+import trio.testing
+
+from mortalgpu.enforcer.service import EnforcerSettings
+from mortalgpu.latest import Latest
+from mortalgpu.simulation.host import Temper
+from tests.unit.scan.node import Node, enforcing, looks
+
+
+@pytest.fixture
+def autojump_clock() -> trio.testing.MockClock:
+    """Virtual time that jumps when nobody has anything to do."""
+    return trio.testing.MockClock(autojump_threshold=0)
+
+
+async def test_enforcement_that_is_off_stops_nobody_until_it_is_on(autojump_clock: trio.testing.MockClock) -> None:
+    node, settings = Node(), Latest(EnforcerSettings(enabled=False))
+    process = node.run(node.add_pod(1, 2), 250)
+    async with enforcing(node, settings):
+        await trio.sleep(60)
+        assert (node.killed, node.outcomes) == ([], {})
+        settings.publish(EnforcerSettings())
+        await trio.sleep(10)
+        assert node.killed == [process.pid]
+
+
+@pytest.mark.parametrize("settings", [EnforcerSettings(enabled=False), EnforcerSettings(dry_run=True)])
+async def test_enforcement_that_is_switched_off_stops_nobody_from_then_on(
+    autojump_clock: trio.testing.MockClock, settings: EnforcerSettings
+) -> None:
+    node, cell = Node(), Latest(EnforcerSettings())
+    first, second = node.run(node.add_pod(1, 2), 250), node.run(node.add_pod(2, 2, first=2), 50)
+    async with enforcing(node, cell):
+        await looks(5)
+        assert node.killed == [first.pid]
+        cell.publish(settings)
+        node.hold(second.pid, 250)
+        await trio.sleep(60)
+        assert node.killed == [first.pid]
+
+
+async def test_an_order_under_way_keeps_the_grace_it_began_with(autojump_clock: trio.testing.MockClock) -> None:
+    node, cell = Node(), Latest(EnforcerSettings(grace_seconds=5))
+    stubborn = node.run(node.add_pod(1, 2), 250, temper=Temper(term_seconds=math.inf))
+    async with enforcing(node, cell):
+        await looks(5)
+        cell.publish(EnforcerSettings(grace_seconds=0))
+        assert node.host.running(stubborn.pid)
+        await trio.sleep(10)
+        assert not node.host.running(stubborn.pid)
