@@ -5,16 +5,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import pytest
+import trio
 
 from mortalgpu.model.device import Device
 from mortalgpu.scan.health import DEFAULT_XIDS, IGNORE, UNTIL_CLEAR, UNTIL_RESET
 from mortalgpu.simulation.driver import A100_UUID, partition_uuid, v100_uuid, worked_example
-from tests.scenario.sick_node import BACK_SECONDS, SickNode, sick_node
+from tests.scenario.sick_node import BACK_SECONDS, QUIET_SECONDS, SickNode, sick_node
 from tests.standin.nvml import Event, StateFile
 
 GPU_0, GPU_1 = v100_uuid(0), v100_uuid(1)
 PARTITIONS = tuple(partition_uuid(gi_id) for gi_id in (2, 3, 9, 10))
 EVERYTHING = (GPU_0, GPU_1, *PARTITIONS)
+PROBE_SECONDS = 0.5
 MEMORY, WAIT = "nvmlDeviceGetMemoryInfo_v2", "nvmlEventSetWait_v2"
 
 
@@ -136,6 +138,18 @@ async def test_an_uncorrectable_memory_error_lasts_until_the_reset_and_a_correct
         assert node.reasons() == {GPU_0: "uncorrectable ECC error"}
         node.driver.reload_driver()
         await node.falls_sick(EVERYTHING)
+        await node.recovers()
+
+
+async def test_a_gpu_that_fell_off_the_bus_is_back_once_it_was_reset_and_not_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with sick_node(worked_example(2), monkeypatch) as node:
+        node.driver.push_event(A100_UUID, data=79)
+        await node.falls_sick(PARTITIONS)
+        await trio.sleep(QUIET_SECONDS + 2 * PROBE_SECONDS)
+        assert node.sick() == set(PARTITIONS)
+        node.driver.lose(A100_UUID)
+        await trio.sleep(2 * PROBE_SECONDS)  # Nobody tells from outside that a probe has seen it gone.
+        node.driver.restore(A100_UUID)
         await node.recovers()
 
 
