@@ -1,4 +1,4 @@
-"""GUIDE.md's commands, followed literally on a cluster: install, look, change, uninstall. One story, in this order.
+"""GUIDE.md's commands, followed literally on a cluster: install, look, change, and at last uninstall.
 
 Only the file of values is the test's (its node has no real GPU), and the state directory's path.
 """
@@ -38,27 +38,33 @@ def follow(cluster: Cluster, release: Release, section: str) -> str:
     return done.stdout
 
 
-def test_install_with_helm(cluster: Cluster, release: Release) -> None:
+@pytest.fixture(scope="module")
+def installation(cluster: Cluster, release: Release) -> str:
+    """Install as the guide says, start a pod that holds shares, and return what the guide's commands printed."""
     said = follow(cluster, release, "With Helm")
-    assert 'daemon set "mortalgpu" successfully rolled out' in said
-    for resource in EXAMPLE_COUNTS:
-        assert resource in said
-
-
-def test_what_users_type_in_their_container(cluster: Cluster, release: Release) -> None:
     cluster.kubectl("apply", "-f", "-", stdin=json.dumps(workload("notebook", 40)))
     cluster.kubectl("rollout", "status", "deployment/notebook", "--timeout=60s")
+    return said
+
+
+def test_install_with_helm(installation: str) -> None:
+    assert 'daemon set "mortalgpu" successfully rolled out' in installation
+    for resource in EXAMPLE_COUNTS:
+        assert resource in installation
+
+
+def test_what_users_type_in_their_container(cluster: Cluster, installation: str) -> None:
     for line in commands("For notebook users").splitlines():
         once = ["--count", "1"] if line == "mgctl top" else []
         assert cluster.kubectl("exec", "deployment/notebook", "--", "/usr/bin/mgctl", *line.split()[1:], *once), line
 
 
-def test_look_at_a_node(cluster: Cluster, release: Release) -> None:
+def test_look_at_a_node(cluster: Cluster, release: Release, installation: str) -> None:
     said = follow(cluster, release, "Monitor")
     assert "notebook" in said, "root of the node sees every pod"
 
 
-def test_change_and_upgrade(cluster: Cluster, release: Release) -> None:
+def test_change_and_upgrade(cluster: Cluster, release: Release, installation: str) -> None:
     said = follow(cluster, release, "Change and upgrade")
     assert "my-values.yaml: good" in said
     assert 'daemon set "mortalgpu" successfully rolled out' in said
@@ -72,7 +78,7 @@ def test_pods_of_the_guide_are_taken_by_the_api_server(cluster: Cluster) -> None
             cluster.kubectl("apply", "--dry-run=server", "--validate=strict", "-f", "-", stdin=block.text)
 
 
-def test_uninstall(cluster: Cluster, release: Release) -> None:
+def test_uninstall(cluster: Cluster, release: Release, installation: str) -> None:
     assert "uninstalled" in follow(cluster, release, "Uninstall")
     eventually("the daemon to be gone", lambda: not cluster.get("pods", "-n", "mortalgpu"), seconds=20, every_seconds=0.5)
     assert (release.state / "mgctl").is_dir()
