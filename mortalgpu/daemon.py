@@ -58,6 +58,7 @@ from mortalgpu.model.share import Inventory
 from mortalgpu.model.usage import Usage
 from mortalgpu.reload import Read, Reloader, Take
 from mortalgpu.scan import news, podwatch, scanner
+from mortalgpu.scan.books import ReadCheckpoint
 from mortalgpu.scan.discovery import Discovery
 from mortalgpu.scan.holdings import Holdings
 from mortalgpu.sharing import evidence
@@ -200,21 +201,24 @@ async def _take(discovery: Discovery, in_force: InForce, config: Config) -> None
 
 
 def _holdings(config: Config, ports: Ports, in_force: InForce) -> Holdings:
-    read = partial(read_checkpoint, Path(config.kubelet.device_plugin_dir), in_force.resources, evidence.VARIABLE)
-    return Holdings(ports.assignments, read, ports.clock.monotonic)
+    return Holdings(ports.assignments, _checkpoint(config, in_force, evidence.VARIABLE), ports.clock.monotonic)
+
+
+def _checkpoint(config: Config, in_force: InForce, variable: str) -> ReadCheckpoint:
+    return partial(read_checkpoint, Path(config.kubelet.device_plugin_dir), in_force.resources, variable)
 
 
 def _mint(config: Config, in_force: InForce, keys: Keys, succession: Succession) -> Mint:
     """Return the mint of containers' tokens. It knows those that kubelet remembers: older ones for the same ids are dead."""
     mint = Mint(keys, succession)
     with suppress(KubeletError):
-        entries = read_checkpoint(Path(config.kubelet.device_plugin_dir), in_force.resources, TOKEN_VARIABLE)
-        mint.recall(entry.evidence for entry in entries)
+        mint.recall(entry.evidence for entry in _checkpoint(config, in_force, TOKEN_VARIABLE)())
     return mint
 
 
 def _scanner(in_force: InForce, ports: Ports, facts: Facts, driver: GpuDriver) -> Service:
-    neighbours = scanner.Neighbours(driver, ports.processes, ports.assignments, ports.cluster, ports.clock)
+    read = _checkpoint(in_force.config.value, in_force, evidence.VARIABLE)
+    neighbours = scanner.Neighbours(driver, ports.processes, ports.assignments, ports.cluster, ports.clock, read)
 
     async def alive() -> None:
         facts.pulse.beat_at = ports.clock.monotonic()

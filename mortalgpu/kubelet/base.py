@@ -18,6 +18,8 @@ class CheckpointEntry:
     meta_devices: tuple[str, ...]
     evidence: str
     """The value of the environment variable asked for; empty when the container did not get it."""
+    pod_uid: str = ""
+    container_name: str = ""
 
 
 class Registrar(Protocol):

@@ -1,8 +1,8 @@
 """Reads kubelet's device checkpoint: what it remembers of device allocations across its own restarts.
 
-A second witness beside the pod-resources socket, used for nothing but the question which shares may still be held: it knows
-init containers, which pod-resources leaves out, and it can be read while kubelet is down. It may name pods that are long
-gone, since kubelet writes it only now and then, so it can make us wait but never makes us act.
+A second witness beside the pod-resources socket: it knows init containers, which pod-resources leaves out, and it can be read
+while kubelet is down. It may name pods that are long gone, since kubelet writes it only now and then; of a container that lives
+it tells the truth, since kubelet writes it before the container starts, and goes by the pod's UID.
 
 The format is kubelet's own and carries no version (`kubelet_internal_checkpoint`, seen in 1.20 to 1.36): a JSON object with
 `Data.PodDeviceEntries[]`, each with PodUID, ContainerName, ResourceName, DeviceIDs (by NUMA node) and AllocResp, which is a
@@ -26,6 +26,8 @@ FILE_NAME = "kubelet_internal_checkpoint"
 
 class _Entry(msgspec.Struct, rename="pascal"):
     resource_name: str
+    pod_uid: str = msgspec.field(name="PodUID", default="")
+    container_name: str = ""
     device_i_ds: dict[str, list[str]] | list[str] | None = msgspec.field(name="DeviceIDs", default=None)
     alloc_resp: str | None = None
 
@@ -61,7 +63,7 @@ def parse_checkpoint(text: bytes, resources: Collection[str], variable: str) -> 
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise KubeletError(f"kubelet's device checkpoint is of an unknown form: {error}") from None
     return tuple(
-        CheckpointEntry(entry.resource_name, _ids(entry), _variable(entry, variable))
+        CheckpointEntry(entry.resource_name, _ids(entry), _variable(entry, variable), entry.pod_uid, entry.container_name)
         for entry in document.data.pod_device_entries or []
         if entry.resource_name in resources
     )

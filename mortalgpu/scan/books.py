@@ -7,6 +7,7 @@ further while it does not answer. The last good reading stays what it was: how f
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import trio
@@ -14,11 +15,14 @@ import trio
 from mortalgpu.cluster.base import PodsView
 from mortalgpu.errors import KubeletError
 from mortalgpu.host.base import WallClock
-from mortalgpu.kubelet.base import Assignments
+from mortalgpu.kubelet.base import Assignments, CheckpointEntry
 from mortalgpu.latest import Latest
 from mortalgpu.scan.ledger import Reading
 
 log = logging.getLogger(__name__)
+
+ReadCheckpoint = Callable[[], tuple[CheckpointEntry, ...]]
+"""Reads kubelet's checkpoint; blocks, and may raise KubeletError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +38,21 @@ class BooksTempo:
 class Books:
     """The newest reading, and the task that renews it. `want` asks for a newer one soon."""
 
-    def __init__(self, kubelet: Assignments, pods: Latest[PodsView], clock: WallClock, tempo: BooksTempo) -> None:
+    def __init__(
+        self,
+        kubelet: Assignments,
+        pods: Latest[PodsView],
+        clock: WallClock,
+        tempo: BooksTempo,
+        read_checkpoint: ReadCheckpoint | None = None,
+    ) -> None:
         self.reading: Reading | None = None
         self.readings = 0
         self.failures = 0
         self.trouble = ""
         """Why kubelet does not answer at present; empty while it does."""
         self._kubelet = kubelet
+        self._read_checkpoint = read_checkpoint
         self._pods = pods
         self._clock = clock
         self._tempo = tempo
@@ -72,10 +84,19 @@ class Books:
             return
         if self.trouble:
             log.info("kubelet tells its assignments again", extra={"attempts": self.failures})
-        self.reading = Reading(assignments, began_at, view)
+        self.reading = Reading(assignments, began_at, view, await self._checkpoint())
         self.readings += 1
         self.trouble = ""
         self._pause = self._tempo.gap_seconds
+
+    async def _checkpoint(self) -> tuple[CheckpointEntry, ...]:
+        if self._read_checkpoint is None:
+            return ()
+        try:
+            return await trio.to_thread.run_sync(self._read_checkpoint, abandon_on_cancel=True)
+        except KubeletError as error:
+            log.debug("kubelet's checkpoint cannot be read", extra={"cause": str(error)})
+            return ()
 
     def _note_failure(self, problem: str) -> None:
         self.failures += 1

@@ -11,8 +11,9 @@ running container holds:
 3. The reading has one entry of that name; several that agree are one.
 
 A container that the reading does not list is not a container that holds nothing: kubelet lists no init containers (which may
-hold shares) and no ephemeral ones, and a kubelet that has just started lists no pods at all. It stays unknown and is tried
-again with each reading. What is bound stays bound while the container lives, whoever has stopped answering.
+hold shares) and no ephemeral ones, and a kubelet that has just started lists no pods at all. What kubelet's checkpoint says of
+it, by pod UID and container name, is taken instead; it was written before the container started. Without that it stays
+unknown and is tried again with each reading. What is bound stays bound while the container lives, whoever stops answering.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -20,6 +21,7 @@ from dataclasses import dataclass, field
 
 from mortalgpu.cluster.base import NO_PODS, PodsView
 from mortalgpu.errors import UnknownMetaDevice
+from mortalgpu.kubelet.base import CheckpointEntry
 from mortalgpu.model.pod import Assignment, Container, ContainerRef, Pod
 from mortalgpu.sharing.metaid import parse_id
 
@@ -29,11 +31,15 @@ Name = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """kubelet's books as read once. `began_at` is monotonic seconds, `view` the pods as known at that moment."""
+    """kubelet's books as read once. `began_at` is monotonic seconds, `view` the pods as known at that moment.
+
+    `checkpoint` is what kubelet's checkpoint said then; empty when it could not be read.
+    """
 
     assignments: tuple[Assignment, ...]
     began_at: float
     view: PodsView = NO_PODS
+    checkpoint: tuple[CheckpointEntry, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +108,21 @@ class _Books:
     holding: frozenset[Name] = frozenset()
     alone_then: Mapping[Name, str | None] = field(default_factory=dict)
 
-    def say(self, name: Name, container_name: str) -> Binding | None:
-        """Return what the reading says of a container by its name; None when it contradicts itself there."""
+    def say(self, pod: Pod, container_name: str) -> Binding | None:
+        """Return what the reading says of a container of a pod; None when it contradicts itself there."""
+        name = (pod.namespace, pod.name)
         key = (*name, container_name)
         if key in self.entries and self.entries[key] is None:
             return None
-        return Binding(self.entries.get(key), name in self.holding)
+        entry = self.entries.get(key) or self._from_checkpoint(pod, container_name)
+        return Binding(entry, name in self.holding or bool(entry and entry.held))
+
+    def _from_checkpoint(self, pod: Pod, container_name: str) -> Entry | None:
+        found: dict[str, tuple[str, ...]] = {}
+        for booked in self.reading.checkpoint:
+            if (booked.pod_uid, booked.container_name) == (pod.uid, container_name):
+                found[booked.resource] = booked.meta_devices
+        return Entry(pod.namespace, pod.name, container_name, _held(found)) if found else None
 
 
 class Ledger:
@@ -190,7 +205,7 @@ class Ledger:
             return True
         if known.tried < books.reading.began_at:
             known.tried = books.reading.began_at
-            known.binding = books.say(name, container.name)
+            known.binding = books.say(pod, container.name)
         return False
 
 

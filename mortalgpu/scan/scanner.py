@@ -26,7 +26,7 @@ from mortalgpu.model.pod import Pod, PodNote
 from mortalgpu.model.share import Inventory
 from mortalgpu.model.usage import SCAN_BUCKETS_SECONDS, ScanCounts, Usage
 from mortalgpu.scan.attribution import Attribution, Facts, attribute, containers_with_processes
-from mortalgpu.scan.books import Books, BooksTempo
+from mortalgpu.scan.books import Books, BooksTempo, ReadCheckpoint
 from mortalgpu.scan.descriptions import Descriptions, DescriptionsTempo
 from mortalgpu.scan.ledger import Ledger
 from mortalgpu.scan.limits import LimitNotice
@@ -65,6 +65,8 @@ class Neighbours:
     kubelet: Assignments
     cluster: Cluster
     clock: WallClock
+    read_checkpoint: ReadCheckpoint | None = None
+    """kubelet's checkpoint, for containers that its socket leaves out."""
 
 
 async def nobody_watches() -> None:
@@ -87,7 +89,7 @@ async def serve(
     `alive` is awaited once a turn, so about `1 / look_seconds` times a second while all is well.
     """
     cell = settings if isinstance(settings, Latest) else Latest(settings)
-    books = Books(neighbours.kubelet, pods, neighbours.clock, cell.value.books)
+    books = Books(neighbours.kubelet, pods, neighbours.clock, cell.value.books, neighbours.read_checkpoint)
     descriptions = Descriptions(neighbours.processes, neighbours.clock, cell.value.descriptions)
     scanner = _Scanner(neighbours, inventory, pods, usage, cell, books, descriptions)
     async with trio.open_nursery() as nursery:

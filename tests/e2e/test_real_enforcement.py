@@ -174,6 +174,13 @@ def test_an_init_container_that_holds_shares_runs_on_within_them(stage: Stage) -
             stage.hold(init.device, {init.pid: init.limit_bytes})
 
 
+def test_an_init_container_that_goes_over_its_shares_is_stopped(stage: Stage) -> None:
+    init = stage.appears("starting", "init")
+    with Life(init.pid) as victim:
+        with stage.only(victim):
+            stage.hold(init.device, {init.pid: init.limit_bytes + 2 * MIB})
+
+
 def test_a_sidecar_is_held_to_its_own_limit(stage: Stage) -> None:
     side, main = stage.appears("sided", "side"), stage.actor("sided")
     with Life(side.pid) as victim, Life(main.pid) as other:

@@ -52,7 +52,7 @@ FORMS = {
 
 @pytest.mark.parametrize(("ids", "expected"), FORMS.values(), ids=FORMS)
 def test_ids_are_read_in_every_form(ids: Any, expected: tuple[str, ...]) -> None:
-    assert parsed(text(entry(ids))) == (CheckpointEntry(R, expected, ""),)
+    assert parsed(text(entry(ids))) == (CheckpointEntry(R, expected, "", "u", "c"),)
 
 
 def test_the_evidence_is_read_from_the_remembered_answer() -> None:
@@ -62,7 +62,7 @@ def test_the_evidence_is_read_from_the_remembered_answer() -> None:
 
 @pytest.mark.parametrize("answer", [None, "", "no base64!", base64.b64encode(b"\xff\xff").decode(), response(OTHER="x"), "é"])
 def test_an_answer_without_evidence_is_no_trouble(answer: str | None) -> None:
-    assert parsed(text(entry({"0": ["g::0"]}, answer=answer))) == (CheckpointEntry(R, ("g::0",), ""),)
+    assert parsed(text(entry({"0": ["g::0"]}, answer=answer))) == (CheckpointEntry(R, ("g::0",), "", "u", "c"),)
 
 
 def test_other_resources_are_left_out() -> None:
@@ -116,4 +116,4 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
 
 def test_a_file_is_read(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).write_bytes(text(entry({"0": ["g::0"]})))
-    assert read_checkpoint(tmp_path, [R], VARIABLE) == (CheckpointEntry(R, ("g::0",), ""),)
+    assert read_checkpoint(tmp_path, [R], VARIABLE) == (CheckpointEntry(R, ("g::0",), "", "u", "c"),)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from mortalgpu.cluster.base import PodsView
 from mortalgpu.host.base import HostProcess
+from mortalgpu.kubelet.base import CheckpointEntry
 from mortalgpu.model.device import Device, Fault, GpuProcess, Memory, MigPlacement, Snapshot
 from mortalgpu.model.pod import Assignment, Container, ContainerRef, Pod
 from mortalgpu.model.share import Inventory, SharedDevice
@@ -85,6 +86,7 @@ class World:
         self.inventory = Inventory(devices or (shared(),))
         self.view = view()
         self.assignments: tuple[Assignment, ...] = ()
+        self.checkpoint: tuple[CheckpointEntry, ...] = ()
         self.listed: dict[str, tuple[GpuProcess, ...] | Fault] = {each.uuid: () for each in self.inventory.devices}
         self.hosts: dict[int, HostProcess] = {}
         self.disbelieved: frozenset[Listing] = frozenset()
@@ -114,7 +116,7 @@ class World:
     def read_books(self) -> None:
         """Let kubelet answer now."""
         self.now += 1
-        self.ledger.take(Reading(self.assignments, self.now, self.view))
+        self.ledger.take(Reading(self.assignments, self.now, self.view, self.checkpoint))
 
     def settle(self) -> None:
         """Observe, read kubelet's books, observe: what the scanner does when something new appears."""

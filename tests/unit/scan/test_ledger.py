@@ -2,6 +2,7 @@
 
 import pytest
 
+from mortalgpu.kubelet.base import CheckpointEntry
 from mortalgpu.model.pod import Container, ContainerRef
 from mortalgpu.scan.ledger import Alive, Reading
 from tests.unit.scan.making import World, cid, holds, ids, pod, ref, uid, view
@@ -138,6 +139,40 @@ def test_a_container_that_kubelet_does_not_list_stays_unknown_and_is_tried_again
     world.assignments = (*world.assignments, holds("pod-1", *ids("GPU-a", 7), container="init"))
     world.settle()
     assert shares_of(bound(world, 1, 9)) == 1
+
+
+def world_with_an_init_container(*booked: CheckpointEntry) -> World:
+    world = world_with_one_pod()
+    world.view = view(pod(1, Container("init", cid(9)), Container("main", cid(1), running=False)))
+    world.checkpoint = booked
+    return world
+
+
+def test_an_init_container_holds_what_kubelets_checkpoint_says_of_it() -> None:
+    world = world_with_an_init_container(CheckpointEntry("mortalgpu/v100", ids("GPU-a", 0, 1, 2), "", uid(1), "init"))
+    world.settle()
+    assert shares_of(bound(world, 1, 9)) == 3
+
+
+@pytest.mark.parametrize(("pod_uid", "container"), [(uid(2), "init"), (uid(1), "main"), ("", "init"), (uid(1), "")])
+def test_the_checkpoint_says_nothing_of_a_container_by_another_name_or_pod(pod_uid: str, container: str) -> None:
+    world = world_with_an_init_container(CheckpointEntry("mortalgpu/v100", ids("GPU-a", 0), "", pod_uid, container))
+    world.settle()
+    assert shares_of(bound(world, 1, 9)) is None
+
+
+def test_what_kubelet_lists_goes_before_its_checkpoint() -> None:
+    world = world_with_one_pod()
+    world.checkpoint = (CheckpointEntry("mortalgpu/v100", ids("GPU-a", 5), "", uid(1), "main"),)
+    world.settle()
+    assert shares_of(bound(world)) == 2
+
+
+def test_a_checkpoint_read_before_the_container_was_seen_proves_nothing() -> None:
+    world = world_with_an_init_container(CheckpointEntry("mortalgpu/v100", ids("GPU-a", 0), "", uid(1), "init"))
+    world.read_books()
+    assert world.observe()
+    assert bound(world, 1, 9).binding is None
 
 
 def test_a_container_that_nobody_names_is_remembered_without_a_binding() -> None:
