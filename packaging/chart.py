@@ -203,6 +203,9 @@ apiVersion: v1
 kind: Namespace
 metadata:
   name: mortalgpu
+  labels:
+    # The daemon is privileged and sees the host's processes; many clusters refuse such pods elsewhere.
+    pod-security.kubernetes.io/enforce: privileged
 """
 _RELEASE_ONLY = re.compile(r"^ +(app\.kubernetes\.io/managed-by|helm\.sh/chart): .*\n", re.MULTILINE)
 

@@ -35,6 +35,7 @@ def test_static_manifests_need_nothing_that_is_not_in_them() -> None:
     """The namespace comes first, and whatever the pod refers to is there."""
     objects = [entry for entry in yaml.safe_load_all((STATIC / "mortalgpu.yaml").read_text()) if entry]
     assert objects[0]["kind"] == "Namespace"
+    assert objects[0]["metadata"]["labels"] == {"pod-security.kubernetes.io/enforce": "privileged"}
     names = {(entry["kind"], entry["metadata"]["name"]) for entry in objects}
     pod = next(entry for entry in objects if entry["kind"] == "DaemonSet")["spec"]["template"]["spec"]
     assert ("ServiceAccount", pod["serviceAccountName"]) in names

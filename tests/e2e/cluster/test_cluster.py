@@ -102,9 +102,7 @@ def test_the_commands_of_the_notes_work_as_they_stand(cluster: Cluster, installe
     assert done.stdout.rstrip().rpartition("\n")[2].count(".") == 2, "the last command prints a token"
 
 
-def test_a_request_that_no_device_can_serve_is_refused_in_words_for_the_user(
-    cluster: Cluster, installed: Release
-) -> None:
+def test_a_request_that_no_device_can_serve_is_refused_in_words_for_the_user(cluster: Cluster, installed: Release) -> None:
     pod = workload("huge", 500)["spec"]["template"] | {"apiVersion": "v1", "kind": "Pod"}
     pod["metadata"]["name"] = "huge"
     cluster.kubectl("apply", "-f", "-", stdin=json.dumps(pod))

@@ -95,3 +95,16 @@ def test_the_api_server_refuses_a_field_that_it_does_not_know(plane: ClusterPlan
     wrong["spec"]["template"]["spec"]["hostPid"] = True
     with pytest.raises(AssertionError, match="hostPid"):
         kubectl(plane, "apply", "--dry-run=server", "--validate=strict", "-f", "-", objects=[wrong])
+
+
+def test_a_cluster_that_refuses_privileged_pods_takes_the_daemon_where_the_namespace_has_the_label(plane: ClusterPlane) -> None:
+    rendered = render()
+    rendered.pod.pop("serviceAccountName")
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "daemon", "namespace": "team"}, "spec": rendered.pod}
+    plane.call("POST", "/api/v1/namespaces/team/serviceaccounts", {"metadata": {"name": "default"}})
+    for level in ("baseline", "privileged"):
+        kubectl(plane, "label", "--overwrite", "namespace", "team", f"pod-security.kubernetes.io/enforce={level}")
+        if level == "baseline":
+            with pytest.raises(AssertionError, match="violates PodSecurity"):
+                kubectl(plane, "apply", "--dry-run=server", "-f", "-", objects=[pod])
+    assert "created" in kubectl(plane, "apply", "--dry-run=server", "-f", "-", objects=[pod])
