@@ -3,7 +3,8 @@
 Rules:
 1. Devices are enumerated at the start, at the latest every `cache_seconds`, and whenever a probe finds one back or gone.
 2. A physical GPU that the driver no longer names is sick, not gone: its shares stay in the list, unhealthy, until it returns.
-   A partition that its living parent no longer has was taken away by the operator, and is dropped.
+   A partition that its living parent no longer has is sick too; when a second look does not find it either, the operator
+   took it away, and it is dropped. At once it is dropped when its GPU instance is another partition's now.
 3. Every device is probed every `probe_seconds`; what the driver reports by itself is heard at once.
 4. The configured layout goes through `sharing.layout.settle`: a device whose shares are held keeps the layout in force.
 5. Trouble with the driver is a state of the devices, never the end of this service.
@@ -15,7 +16,7 @@ Reads the driver, the remembered layout and the holdings; publishes `Latest[Inve
 
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -150,7 +151,7 @@ class Discovery:
 
     async def _enumerate(self) -> None:
         found = await self._driver.devices()
-        devices, missing = merged(self._devices, found)
+        devices, missing = merged(self._devices, found, self._missing)
         share(devices, self._settings.rules)  # Refuses devices that cannot be shared, before they are taken over.
         changed = devices != self._devices or missing != self._missing
         self._devices, self._missing = devices, missing
@@ -323,10 +324,22 @@ class Discovery:
             self._inventory.publish(replace(self._layout, health=health))
 
 
-def merged(known: Sequence[Device], found: Sequence[Device]) -> tuple[tuple[Device, ...], frozenset[str]]:
-    """Return the devices to go on with after an enumeration, and the UUIDs of those among them that are missing (rule 2)."""
+def merged(
+    known: Sequence[Device], found: Sequence[Device], missing_before: Collection[str]
+) -> tuple[tuple[Device, ...], frozenset[str]]:
+    """Return the devices to go on with after an enumeration, and the UUIDs of those among them that are missing (rule 2).
+
+    `missing_before` are those that the enumeration before did not find.
+    """
     present = {device.uuid for device in found}
-    missing = [device for device in known if device.uuid not in present and not (device.mig and device.gpu_uuid in present)]
+    instances = {(device.gpu_uuid, device.mig.gi_id) for device in found if device.mig}
+
+    def taken_away(device: Device) -> bool:
+        if device.mig is None or device.gpu_uuid not in present:
+            return False
+        return device.uuid in missing_before or (device.gpu_uuid, device.mig.gi_id) in instances
+
+    missing = [device for device in known if device.uuid not in present and not taken_away(device)]
     everything = sorted([*found, *missing], key=lambda device: device.index)
     return tuple(everything), frozenset(device.uuid for device in missing)
 

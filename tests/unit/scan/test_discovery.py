@@ -283,12 +283,33 @@ async def test_devices_that_cannot_be_shared_at_the_start_are_the_end(node: Node
             raise AssertionError("it must not start")
 
 
-def test_what_is_missing_keeps_its_place_and_a_partition_of_a_living_gpu_goes() -> None:
+def test_what_is_missing_keeps_its_place_and_a_partition_of_a_living_gpu_goes_at_the_second_look() -> None:
     known = worked_example(2)
     found = [device for device in known if device.uuid not in (v100_uuid(0), PARTS[1])]
-    devices, missing = merged(known, found)
+    devices, missing = merged(known, found, ())
+    assert {device.uuid for device in devices} == {device.uuid for device in known}
+    assert missing == {v100_uuid(0), PARTS[1]}
+    devices, missing = merged(devices, found, missing)
     assert [device.uuid for device in devices] == [v100_uuid(0), v100_uuid(1), A100_UUID, PARTS[0], *PARTS[2:]]
     assert missing == {v100_uuid(0)}
+
+
+def test_a_partition_whose_gpu_instance_is_anothers_goes_at_once() -> None:
+    known = worked_example(1)
+    found = [replace(device, uuid="MIG-new") if device.uuid == PARTS[1] else device for device in known]
+    devices, missing = merged(known, found, ())
+    assert (devices, missing) == (tuple(found), frozenset())
+
+
+async def test_a_partition_that_fails_to_be_enumerated_once_is_sick_for_a_moment_and_never_gone(
+    node: Node, autojump_clock: MockClock
+) -> None:
+    async with node.running():
+        node.driver.remove(PARTS[1])
+        await until_sick(node, {PARTS[1]}, 11)
+        node.driver.add(next(device for device in worked_example(1) if device.uuid == PARTS[1]))
+        await until_sick(node, set(), 2)
+        assert PARTS[1] in node.shares()
 
 
 # The share layout.
