@@ -66,3 +66,6 @@ async def test_a_probe_leaves_a_silent_gpu_behind_and_answers_for_the_others(
         assert [uuid for uuid, fault in probes.items() if fault is not None] == [V100_UUID]
         assert isinstance(probes[V100_UUID], Fault)
         machine.clear_faults()
+        with trio.fail_after(2):
+            while (await driver.probe([V100_UUID]))[V100_UUID] is not None:
+                await trio.sleep(0.01)
