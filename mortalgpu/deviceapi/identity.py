@@ -103,7 +103,7 @@ class Identity:
             raise Unauthenticated("token names no meta-devices, and is not the configured container token")
         self._succession.check(claims.meta_devices, claims.issued_at)
         if claims.email == tokens.CONTAINER_EMAIL:
-            self._succession.minted(claims.meta_devices, claims.issued_at or 0.0)
+            self._succession.met(claims.meta_devices, claims.issued_at or 0.0)
         return Caller(tokens.CONTAINER_LEVEL, meta_devices=frozenset(claims.meta_devices), email=claims.email)
 
     def _raised(self, authorization: str | bytes | None) -> Caller | None:

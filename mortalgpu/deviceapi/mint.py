@@ -35,7 +35,7 @@ class Mint:
             except Unauthenticated:
                 continue
             if claims.email == tokens.CONTAINER_EMAIL and claims.issued_at is not None:
-                self._succession.minted(claims.meta_devices, claims.issued_at)
+                self._succession.met(claims.meta_devices, claims.issued_at)
 
 
 def mint_for_operator(

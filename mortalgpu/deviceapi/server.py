@@ -127,11 +127,17 @@ class DeviceApi:
         self.addresses = []
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.board.watch)
+            nursery.start_soon(self._note_running)
             await self._open_network(nursery)
             await self._open_socket(nursery, self._settings.container_socket, Door.CONTAINER_SOCKET, CONTAINER_SOCKET_MODE)
             await self._open_socket(nursery, self._settings.admin_socket, Door.ADMIN_SOCKET, ADMIN_SOCKET_MODE)
             log.info("device API serves", extra={"address": self.addresses})
             task_status.started()
+
+    async def _note_running(self) -> None:
+        """Let the succession know which containers run, for ever."""
+        async for usage in self._facts.usage.changes():
+            self._succession.running(usage.containers)
 
     async def _open_network(self, nursery: trio.Nursery) -> None:
         settings = self._settings

@@ -2,32 +2,57 @@
 
 Kubelet hands the ids of a container that ended to the next one. The first container's token still names them, so it would
 open the second container. Therefore, of two genuine tokens for one id, the one minted later is believed and the other not.
-A pod's init container and its containers may share ids and get tokens at the same moment: these live side by side.
+
+A pod's init container and its containers may share ids and get tokens at the same moment: these live side by side. kubelet
+admits a pod as a whole, before any of its containers runs. So tokens for an id are siblings only if they were minted within
+SIBLING_SECONDS of each other, and no container was seen running with that id between them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from mortalgpu.errors import Unauthenticated
+from mortalgpu.model.usage import ContainerUsage
 
 SIBLING_SECONDS = 10.0
-"""Kubelet admits a pod as a whole: tokens minted within this time may belong to one pod."""
+"""The longest that the admission of one pod is taken to last."""
+GRAIN_SECONDS = 0.01
+"""Tokens tell the time of their minting to a millisecond."""
 
 
 class Succession:
-    """Remembers when the newest known token of each id was minted. One object serves the mint and every door."""
+    """Remembers, for each id, from when on a token must be to be believed. One object serves the mint and every door."""
 
     def __init__(self) -> None:
         self._newest: dict[str, float] = {}
+        self._believed_from: dict[str, float] = {}
+        self._worn: set[str] = set()
+        """Ids that a container was seen running with since their newest token was minted."""
+        self._seen: frozenset[str] = frozenset()
 
-    def minted(self, ids: Iterable[str], at: float) -> None:
-        """Note a container's own token: one that is minted, or a genuine one that was met."""
-        newest = self._newest
+    def minted(self, ids: Sequence[str], at: float) -> None:
+        """Note a container's token that is minted now."""
         for text in ids:
-            if newest.get(text, 0.0) < at:
-                newest[text] = at
+            if text in self._worn:
+                self._believed_from[text] = at - GRAIN_SECONDS
+        self.met(ids, at)
+        self._worn.difference_update(ids)
+
+    def met(self, ids: Iterable[str], at: float) -> None:
+        """Note a container's genuine token that was minted at `at` and is met now."""
+        for text in ids:
+            if self._newest.get(text, 0.0) < at:
+                self._newest[text] = at
+                self._believed_from[text] = max(at - SIBLING_SECONDS, self._believed_from.get(text, 0.0))
+
+    def running(self, containers: Iterable[ContainerUsage]) -> None:
+        """Note which containers run: the next token for an id of theirs belongs to another pod. Cheap when none is new."""
+        alive = {found.container_id: found for found in containers if found.container_id}
+        for container_id in alive.keys() - self._seen:
+            self._worn.update(text for claim in alive[container_id].devices for text in claim.meta_devices)
+        self._seen = frozenset(alive)
 
     def check(self, ids: Iterable[str], issued_at: float | None) -> None:
         """Raise Unauthenticated if a later container's token is known for one of these ids."""
         at = issued_at or 0.0
-        if any(at < self._newest.get(text, 0.0) - SIBLING_SECONDS for text in ids):
+        if any(at < self._believed_from.get(text, 0.0) for text in ids):
             raise Unauthenticated("a later container was granted meta-devices of this token")

@@ -13,6 +13,7 @@ from mortalgpu.deviceapi.succession import SIBLING_SECONDS, Succession
 from mortalgpu.deviceapi.tokens import Keyring
 from mortalgpu.deviceapi.views import Caller
 from mortalgpu.errors import HostError, Unauthenticated
+from mortalgpu.model.usage import ContainerUsage, DeviceClaim
 from mortalgpu.rpc.peer import STRANGER, Peer
 from mortalgpu.simulation.host import SimulatedHost
 from tests.unit.deviceapi import node
@@ -136,6 +137,41 @@ async def test_the_token_of_an_earlier_container_dies_when_its_ids_are_granted_a
     succession.minted(IDS[:1], NOW)
     with pytest.raises(Unauthenticated, match="later container"):
         await keeper.identify(FROM_AFAR, stolen)
+
+
+def running(container_id: str, *ids: str) -> ContainerUsage:
+    claim = DeviceClaim("GPU-a", "mortalgpu/v100", len(ids), 0, 0, meta_devices=ids)
+    return ContainerUsage("ns", "pod", "main", "uid", container_id, (claim,))
+
+
+async def test_a_token_dies_at_once_when_ids_that_a_container_ran_with_are_granted_again() -> None:
+    succession = Succession()
+    succession.minted(IDS, NOW - 2)
+    succession.running([running("c1", *IDS)])
+    succession.running([])
+    succession.minted(IDS, NOW)
+    with pytest.raises(Unauthenticated, match="later container"):
+        succession.check(IDS, NOW - 2)
+    succession.check(IDS, NOW)
+
+
+async def test_a_token_of_a_pod_that_is_still_being_admitted_lives_beside_its_siblings() -> None:
+    succession = Succession()
+    succession.running([running("c1", *IDS)])
+    succession.minted(IDS, NOW - 2)
+    succession.running([running("c1", *IDS), running("", *IDS)])
+    succession.minted(IDS, NOW)
+    succession.check(IDS, NOW - 2)
+
+
+async def test_a_container_that_runs_on_keeps_its_token_when_it_is_met_again() -> None:
+    succession = Succession()
+    succession.running([running("c1", *IDS)])
+    succession.met(IDS, NOW - 60)
+    succession.check(IDS, NOW - 60)
+    succession.minted(IDS, NOW)
+    with pytest.raises(Unauthenticated, match="later container"):
+        succession.check(IDS, NOW - 60)
 
 
 async def test_a_later_token_that_was_met_ends_the_earlier_one_even_after_a_restart() -> None:
