@@ -20,19 +20,27 @@ def run(words: list[str]) -> int:
     except UsageError as error:
         print(f"mgctl: {error}\nTry `mgctl help`.", file=sys.stderr)
         return USAGE
-    for stream in (sys.stdout, sys.stderr):
+    if sys.stdout is None:
+        return _complain("standard output is closed")
+    for stream in filter(None, (sys.stdout, sys.stderr)):
         # Names of tenants may hold what the terminal's encoding cannot show.
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+        stream.reconfigure(errors="replace")
     try:
         code = _carry_out(options)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader has gone; what Python still holds for it must not fail once more at exit.
+    except OSError as error:
+        # What Python still holds for standard output must not fail once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return FAILED
+        # A reader that has gone has seen enough.
+        return FAILED if isinstance(error, BrokenPipeError) else _complain(error.strerror or str(error))
     return code
+
+
+def _complain(text: str) -> int:
+    print(f"mgctl: cannot write the result: {text}", file=sys.stderr)
+    return FAILED
 
 
 def _without_script(words: list[str]) -> list[str]:

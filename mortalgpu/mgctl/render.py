@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable, Sequence
 
-from mortalgpu.mgctl.text import FAINT, GREEN, RED, YELLOW, Cell, Paint, cut, harmless, table
+from mortalgpu.mgctl.text import FAINT, GREEN, RED, YELLOW, Cell, Paint, columns, cut, harmless, table
 from mortalgpu.rpc.pb.device.v1 import device_pb2 as pb
 
 UNKNOWN = "?"
@@ -11,9 +11,10 @@ NONE = "-"
 SHOWN_KILLS = 5
 
 _PROCESS_HEADER = ["POD", "NS", "DEVICE", "NODE", "GPU", "MEMORY", "PID", "CMD", "REQ/LIMITS"]
-_COMMAND_COLUMN = 7
+_PROCESS_ELASTIC = ((7, 12), (0, 24))
+"""What gives way on a narrow terminal, and how far: the command, then a pod's long name."""
 _DEVICE_HEADER = ["IDX", "UUID", "MODEL", "MEMORY", "SHARES", "SHARE SIZE", "RESOURCE", "HEALTH"]
-_MODEL_COLUMN = 2
+_DEVICE_ELASTIC = ((2, 12),)
 _NARROWEST = 40
 _OUTCOMES = {"dry_run": "would be killed", "still_there": "killed, but has not ended"}
 
@@ -24,9 +25,9 @@ def processes(response: pb.GetGpuContainersResponse, paint: Paint, *, width: int
     if not containers:
         lines = ["No container here holds shares of a GPU."]
     else:
-        several = _pods_with_several(containers)
+        several = pods_with_several(containers)
         rows = [row for found in containers for row in _container_rows(found, several)]
-        lines = table(_PROCESS_HEADER, rows, paint, width=width, elastic=_COMMAND_COLUMN, ruled=ruled)
+        lines = table(_PROCESS_HEADER, rows, paint, width=width, elastic=_PROCESS_ELASTIC, ruled=ruled)
         lines.append(paint(_totals(containers), FAINT))
     return lines + kills(all_kills(response), paint, width=width) + troubles(response.troubles, paint)
 
@@ -37,11 +38,11 @@ def devices(response: pb.GetDevicesResponse, paint: Paint, *, width: int = 0, ru
     if not found:
         return ["No device is visible from here."]
     lines = table(
-        _DEVICE_HEADER, [_device_row(device) for device in found], paint, width=width, elastic=_MODEL_COLUMN, ruled=ruled
+        _DEVICE_HEADER, [_device_row(device) for device in found], paint, width=width, elastic=_DEVICE_ELASTIC, ruled=ruled
     )
     for device in found:
         if device.health_reason:
-            text = harmless(f"device {device.index} {device.uuid}: {device.health_reason}")
+            text = harmless(f"device {index_of(device)} {device.uuid}: {device.health_reason}")
             lines.append(paint(text, RED if device.health == "Unhealthy" else YELLOW))
     return lines
 
@@ -95,13 +96,19 @@ def shown(number: int | None) -> str:
     return UNKNOWN if number is None else str(number)
 
 
+def index_of(device: pb.Device) -> str:
+    """Return a device's index; a partition's has its GPU instance after it, since several have the same index."""
+    return f"{device.index}:{device.mig_gpu_instance}" if device.HasField("mig_gpu_instance") else str(device.index)
+
+
 def pod_name(container: pb.GpuContainer, several: frozenset[tuple[str, str]]) -> str:
     """Return the pod's name, with the container's where the pod has several."""
     pod = (container.pod_namespace, container.pod_id)
     return f"{container.pod_id}/{container.container_name}" if pod in several else container.pod_id
 
 
-def _pods_with_several(containers: Sequence[pb.GpuContainer]) -> frozenset[tuple[str, str]]:
+def pods_with_several(containers: Iterable[pb.GpuContainer]) -> frozenset[tuple[str, str]]:
+    """Return the pods, as namespace and name, that have more than one of these containers."""
     names: dict[tuple[str, str], set[str]] = {}
     for found in containers:
         names.setdefault((found.pod_namespace, found.pod_id), set()).add(found.container_name)
@@ -130,7 +137,7 @@ def _process_row(
     return [
         Cell(pod_name(container, several)),
         Cell(container.pod_namespace),
-        Cell(str(held.device.index)),
+        Cell(index_of(held.device)),
         Cell(container.node_name),
         Cell(NONE if process is None else _gpu(process, held)),
         Cell(f"{shown(used)}/{held.memory_request}/{shown(limit)}", colour_of(total, held.memory_request, limit)),
@@ -171,9 +178,8 @@ def _count(number: int, one: str, many: str) -> str:
 
 def _device_row(device: pb.Device) -> list[Cell]:
     healthy = device.health != "Unhealthy"
-    index = f"{device.index}:{device.mig_gpu_instance}" if device.HasField("mig_gpu_instance") else str(device.index)
     return [
-        Cell(index),
+        Cell(index_of(device)),
         Cell(device.uuid),
         Cell(device.model),
         Cell(f"{shown(optional(device, 'memory_used'))}/{device.memory_total}"),
@@ -197,7 +203,7 @@ def _wrapped(text: str, width: int) -> list[str]:
         return [text]
     lines = [""]
     for word in text.split():
-        if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
+        if lines[-1] and columns(lines[-1]) + 1 + columns(word) > width:
             lines.append("")
         lines[-1] += f"{' ' if lines[-1] else ''}{word}"
     return lines

@@ -3,8 +3,19 @@
 from collections import deque
 from collections.abc import Hashable, Iterable, Sequence
 
-from mortalgpu.mgctl.render import all_kills, colour_of, kills, optional, share_percent, shown, troubles
-from mortalgpu.mgctl.text import BOLD, FAINT, RED, Paint, cut, harmless
+from mortalgpu.mgctl.render import (
+    all_kills,
+    colour_of,
+    index_of,
+    kills,
+    optional,
+    pod_name,
+    pods_with_several,
+    share_percent,
+    shown,
+    troubles,
+)
+from mortalgpu.mgctl.text import BOLD, FAINT, RED, Paint, columns, cut, harmless, padded, start
 from mortalgpu.rpc.pb.device.v1 import device_pb2 as pb
 
 MINUTE_SECONDS = 60.0
@@ -105,7 +116,8 @@ class View:
         lines.append(paint(cut(_heading("DEVICE", width), width), BOLD))
         lines += [self._device(device, paint, now, width) for device in listed]
         lines += ["", paint(cut(_heading("CONTAINER", width), width), BOLD)]
-        lines += [self._container(container, device, paint, now, width) for container, device in held]
+        several = pods_with_several(snapshot.gpu_containers)
+        lines += [self._container(container, device, several, paint, now, width) for container, device in held]
         lines += [] if held else ["no container here holds shares"]
         self._history.forget_before(now - MINUTE_SECONDS)
         return lines + kills(all_kills(snapshot), paint, width=width) + troubles(snapshot.troubles, paint)
@@ -116,19 +128,31 @@ class View:
         if used is not None and device.memory_total:
             self._history.note(key, now, used / device.memory_total)
         sick = "" if device.health != "Unhealthy" else "!"
-        label = f"{sick}{device.index} {device.model or device.uuid}"
+        label = f"{sick}{index_of(device)} {device.model or device.uuid}"
         amount = f"{shown(used)}/{device.memory_total}"
         cells = bar(used, device.memory_total, self._signs), amount, "?" if percent is None else f"{percent}%"
         return self._line(label, cells, RED if sick else "", key, paint, now, width)
 
-    def _container(self, container: pb.GpuContainer, held: pb.ContainerDevice, paint: Paint, now: float, width: int) -> str:
+    def _container(
+        self,
+        container: pb.GpuContainer,
+        held: pb.ContainerDevice,
+        several: frozenset[tuple[str, str]],
+        paint: Paint,
+        now: float,
+        width: int,
+    ) -> str:
         used, limit = optional(held, "memory_used"), optional(held, "memory_limit")
         size = held.memory_request if limit is None else limit
         key = ("container", container.pod_namespace, container.pod_id, container.container_name, held.device.uuid)
         if used is not None:
             self._history.note(key, now, min(1.0, used / size) if size else float(used > 0))
         percent = _percent_of_share(container, held)
-        label = f"{held.device.index} {container.pod_namespace}/{container.pod_id}/{container.container_name}"
+        place = f"{index_of(held.device)} {container.pod_namespace}/"
+        label = f"{place}{container.pod_id}/{container.container_name}"
+        if columns(label) > _label_width(width):
+            # A pod is known by its name, most have but one container.
+            label = f"{place}{pod_name(container, several)}"
         cells = bar(used, size, self._signs, mark=held.memory_request), f"{shown(used)}/{size}", percent
         return self._line(label, cells, colour_of(used, held.memory_request, limit), key, paint, now, width)
 
@@ -139,7 +163,8 @@ class View:
         room = _label_width(width)
         spark = self._history.sparkline(key, now, self._signs) if width >= _NARROW else ""
         tail = f" {cut(amount, _AMOUNT_WIDTH):>{_AMOUNT_WIDTH}} {cut(percent, _PERCENT_WIDTH):>{_PERCENT_WIDTH}} "
-        return f"{_end(harmless(label), room):<{room}} {paint(pictured, colour)}{tail}{paint(spark.rstrip(), FAINT)}".rstrip()
+        named = padded(_end(harmless(label), room), room)
+        return f"{named} {paint(pictured, colour)}{tail}{paint(spark.rstrip(), FAINT)}".rstrip()
 
 
 def _head(snapshot: pb.GetGpuContainersResponse, devices: Sequence[pb.Device], clock: str, width: int) -> list[str]:
@@ -167,7 +192,8 @@ def _heading(name: str, width: int) -> str:
 
 def _end(text: str, width: int) -> str:
     """Cut a label in its middle: its number and its last name tell most."""
-    if len(text) <= width:
+    if columns(text) <= width:
         return text
-    head = max(2, width // 3)
-    return f"{text[:head]}…{text[len(text) - (width - head - 1) :]}"
+    head = start(text, max(2, width // 3))
+    tail = start(text[::-1], width - columns(head) - 1)[::-1]
+    return f"{head}…{tail}"

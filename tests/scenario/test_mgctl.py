@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -197,6 +198,15 @@ async def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path) -> None:
             made.usage.publish(node.usage())
             assert await process.wait() == 1
             assert bytes(await process.stderr.receive_some(10000)) == b""
+
+
+@pytest.mark.parametrize("redirection", [">&-", ">/dev/full"])
+def test_output_that_cannot_be_written_is_told_in_a_line(redirection: str) -> None:
+    line = f"{shlex.join([*COMMAND, 'version'])} {redirection}"
+    ended = subprocess.run(["sh", "-c", line], env=environment(), capture_output=True, text=True, timeout=20, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("mgctl: cannot write the result: ")
+    assert ended.stderr.count("\n") == 1
 
 
 async def test_an_interrupt_is_no_traceback(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mortalgpu.mgctl import render
-from mortalgpu.mgctl.text import GREEN, RED, YELLOW, Cell, clip, cut, harmless, table
+from mortalgpu.mgctl.text import GREEN, RED, YELLOW, Cell, clip, columns, cut, harmless, table
 from mortalgpu.model.usage import NO_USAGE
 from mortalgpu.rpc.pb.device.v1 import device_pb2 as pb
 from tests.unit.mgctl import pages
@@ -107,14 +107,36 @@ def test_harmless_text_is_printable_and_keeps_its_length(text: str) -> None:
 
 @given(st.text(), st.integers(0, 30))
 def test_cut_text_fits(text: str, width: int) -> None:
-    assert len(cut(text, width)) <= max(width, 0)
-    assert cut(text, len(text)) == text
+    assert columns(cut(text, width)) <= max(width, 0)
+    assert cut(text, columns(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "taken"), [("train", 5), ("日本", 4), ("e\u0301", 1), ("한글.py", 7), ("🚀", 2), ("…█", 2), ("\uff21", 2), ("", 0)]
+)
+def test_a_text_is_as_wide_as_terminals_draw_it(text: str, taken: int) -> None:
+    assert columns(text) == taken
+
+
+def test_wide_characters_move_no_column_and_leave_no_line_too_long() -> None:
+    rows = [[Cell("日本語コマンド" * 9), Cell("x")], [Cell("train"), Cell("x")]]
+    lines = table(["CMD", "Y"], rows, PLAIN, width=40, elastic=((0, 12),))
+    assert {columns(line) for line in lines} == {40}
+    assert columns(clip("\x1b[31m日本語コマンド\x1b[0m", 7).replace("\x1b[31m", "").replace("\x1b[0m", "")) == 7
+
+
+def test_a_long_pod_name_gives_way_before_a_number_does() -> None:
+    response = pages.containers(TRAIN)
+    response.gpu_containers[0].pod_id = "jupyter-" + "n" * 55
+    row = next(line for line in render.processes(response, PLAIN, width=110) if line.startswith("jupyter-"))
+    assert row.startswith("jupyter-nnnnnnn")
+    assert len(row) <= 110
 
 
 @given(st.lists(st.lists(st.text(max_size=30), min_size=3, max_size=3), max_size=5), st.integers(20, 100))
 def test_colours_move_nothing(rows: list[list[str]], width: int) -> None:
     cells = [[Cell(text, RED) for text in row] for row in rows]
-    plain = table(["A", "B", "C"], cells, PLAIN, width=width, elastic=1)
-    coloured = table(["A", "B", "C"], cells, COLOURED, width=width, elastic=1)
+    plain = table(["A", "B", "C"], cells, PLAIN, width=width, elastic=((1, 12),))
+    coloured = table(["A", "B", "C"], cells, COLOURED, width=width, elastic=((1, 12),))
     assert [re.sub("\x1b\\[[0-9]*m", "", line).rstrip() for line in coloured] == plain
-    assert all(len(re.sub("\x1b\\[[0-9]*m", "", clip(line, 10))) <= 10 for line in coloured)
+    assert all(columns(re.sub("\x1b\\[[0-9]*m", "", clip(line, 10))) <= 10 for line in coloured)

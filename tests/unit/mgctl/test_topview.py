@@ -39,6 +39,16 @@ def test_a_picture_fits_the_terminal(width: int) -> None:
     assert max(len(line) for line in picture(width)) <= width
 
 
+def test_a_pod_keeps_its_name_where_its_containers_has_no_room() -> None:
+    device = pb.Device(uuid="GPU-a", index=2, mig_gpu_instance=9, model="A100")
+    held = pb.ContainerDevice(device=device, allocated_shares=1)
+    only = pb.GpuContainer(pod_id="jupyter-ann", pod_namespace="lab", container_name="notebook", container_devices=[held])
+    for width, label in ((80, "2:9 lab/jupyter-ann "), (120, "2:9 lab/jupyter-ann/notebook ")):
+        lines = View().draw(pb.GetGpuContainersResponse(gpu_containers=[only]), [device], PLAIN, now=0.0, clock="", width=width)
+        assert any(line.startswith(label) for line in lines)
+        assert any(line.startswith("2:9 A100 ") for line in lines)
+
+
 def test_an_ascii_picture_is_ascii() -> None:
     assert all(line.isascii() for line in picture(80, signs=ASCII)[3:11] if "…" not in line)
 
