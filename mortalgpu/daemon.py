@@ -30,13 +30,13 @@ from mortalgpu.deviceapi.mint import Mint
 from mortalgpu.deviceapi.server import DeviceApi, DeviceApiFacts
 from mortalgpu.deviceapi.succession import Succession
 from mortalgpu.deviceplugin.plugins import Plugins
-from mortalgpu.deviceplugin.server import Plugin
+from mortalgpu.deviceplugin.server import Plugin, fresh_socket_name
 from mortalgpu.deviceplugin.servicer import OPTIONS, Offer
 from mortalgpu.driver.base import GpuDriver, OpenDriver
 from mortalgpu.driver.lasting import keep_open
 from mortalgpu.driver.nvml import NvmlSettings, nvml_driver
 from mortalgpu.enforcer import service as enforcer
-from mortalgpu.errors import HostError, KubeletError
+from mortalgpu.errors import ConfigError, HostError, KubeletError
 from mortalgpu.exporter import service as exporter
 from mortalgpu.host.base import ProcessTable, ServiceManager, WallClock
 from mortalgpu.host.clock import MachineClock
@@ -57,6 +57,7 @@ from mortalgpu.model.kill import NO_ENFORCEMENT, Enforcement
 from mortalgpu.model.share import Inventory
 from mortalgpu.model.usage import Usage
 from mortalgpu.reload import Read, Reloader, Take
+from mortalgpu.rpc.listener import MAX_PATH_BYTES
 from mortalgpu.scan import news, podwatch, scanner
 from mortalgpu.scan.books import ReadCheckpoint
 from mortalgpu.scan.discovery import Discovery
@@ -296,7 +297,11 @@ def _plugin_maker(
 
 
 def _check_directory(directory: str) -> None:
-    """Refuse a directory in which we may not make a socket; one that is not there yet is kubelet's to make."""
+    """Refuse a directory in which we can or may not make a socket; one that is not there yet is kubelet's to make."""
+    room = MAX_PATH_BYTES - len(f"/{fresh_socket_name('')}")
+    if len(os.fsencode(directory)) > room:
+        problem = f"{directory!r} leaves no room for a socket's name; a path of at most {room} bytes is needed"
+        raise ConfigError("config.kubelet.devicePluginDir", problem)
     if os.path.isdir(directory) and not os.access(directory, os.W_OK | os.X_OK):
         raise HostError(f"{directory}: no permission to make sockets there; run as root, or give another --kubelet-dir")
 

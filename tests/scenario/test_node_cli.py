@@ -177,6 +177,12 @@ def test_no_permission_on_the_socket_directory_ends_with_69(node: Machine) -> No
     assert "no permission" in done.stderr
 
 
+def test_a_socket_directory_with_too_long_a_path_ends_with_78(node: Machine) -> None:
+    done = node.ask(*node.run_words, "--kubelet-dir", f"/tmp/{'x' * 80}")
+    assert done.returncode == 78
+    assert one_line(done).startswith("mortalgpu: config.kubelet.devicePluginDir: ")
+
+
 def test_a_state_directory_that_cannot_be_made_ends_with_69(node: Machine) -> None:
     (node.root / "file").write_text("")
     done = node.ask(*node.run_words, "--state-dir", str(node.root / "file" / "state"))
