@@ -6,6 +6,7 @@ nothing in it (a network plugin of a few lines of shell), or the host's; there i
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any, Self
@@ -65,6 +66,7 @@ class Cluster:
             process.kill()
         self.node.stop()
         self.plane.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def __enter__(self) -> Self:
         try:
