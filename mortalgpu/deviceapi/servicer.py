@@ -158,7 +158,7 @@ class Servicer:
 
     async def _patch(self, _request: pb.PatchConfigsRequest, call: Call) -> pb.PatchConfigsResponse:
         await self._caller(call)
-        raise Refusal(Code.UNIMPLEMENTED, "the configuration is a file; change it there and restart the daemon")
+        raise Refusal(Code.UNIMPLEMENTED, "the configuration is a file; change it there, and the daemon takes it up")
 
     async def _ping(self, _request: pb.PingServerRequest, _call: Call) -> pb.PingServerResponse:
         return pb.PingServerResponse()

@@ -36,5 +36,9 @@ def _processes(inventory: Inventory, usage: Usage) -> list[tuple[tuple[str, ...]
 
 
 def text(written: str, length: int) -> str:
-    """Return what a tenant wrote, cut, with what is no valid text replaced."""
-    return written[:length].encode("utf-8", "replace").decode("utf-8")
+    """Return what a tenant wrote, cut, with question marks for what could fool a terminal or is half a character.
+
+    The ends of lines stay: the format escapes them.
+    """
+    kept = written[:length]
+    return kept if kept.isprintable() else "".join(char if char.isprintable() or char == "\n" else "?" for char in kept)

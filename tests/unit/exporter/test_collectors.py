@@ -97,12 +97,13 @@ def test_kills_are_shown_for_containers_that_are_there_from_zero_on() -> None:
     assert {labels[1]: count for labels, count in found.items()} == {"jupyter-1": 0, "jupyter-2": 2, "jupyter-3": 0}
 
 
-@pytest.mark.parametrize("command", ["x" * 4000, "a\udcff\ud800b", 'quo"te\\\n'])
+@pytest.mark.parametrize("command", ["x" * 4000, "a\udcff\ud800b", 'quo"te\\\n', "\x1b[2J\x9b\u202e\r\0"])
 def test_what_a_tenant_writes_stays_short_and_valid(command: str) -> None:
     mine = holder(1, claim(V100_ID, running(1, 1, command=command, user=command)))
     ((*_, user, shown),) = rows(process.collect(inventory(), usage(mine)), names.PROCESS_INFO)
     assert len(shown.encode()) <= process.COMMAND_LENGTH
     assert len(user.encode()) <= process.USER_LENGTH
+    assert (shown + user).replace("\n", "").isprintable()
 
 
 def test_shares_allocated_of_a_resource_are_unknown_while_those_of_a_device_are() -> None:
