@@ -28,7 +28,7 @@ from tests.bench.row import Row, percentile
 
 RESOURCE = "example.com/gpu"
 DEVICES, CONTAINERS, SHARES_EACH = 8, 200, 16
-SCRAPES, PAUSE_SECONDS = 100, 0.1
+SCRAPES, PAUSE_SECONDS = 300, 0.05
 MOVES, MOVE_SECONDS = 20, 0.1
 """So many containers use another amount of memory, so often: all of them have moved in a second."""
 AIM_MS = 20.0
