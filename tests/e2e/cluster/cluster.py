@@ -8,10 +8,12 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any, Self
 
 from tests.chart.build import locate_helm
+from tests.e2e.apiserver.build import locate as locate_plane
 from tests.e2e.apiserver.control_plane import ControlPlane, free_port
 from tests.e2e.cluster.build import locate, program_path
 from tests.e2e.node import Node
@@ -37,15 +39,16 @@ class ClusterPlane(ControlPlane):
 
 
 class Cluster:
-    """Everything below `folder`; `stop` ends and removes all of it. Needs root, and the main thread."""
+    """Everything below a short folder of its own; `stop` ends and removes all of it. Needs root, and the main thread."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self) -> None:
         """Look for everything it needs. Raises Missing."""
         locate()
-        self.folder = folder
+        locate_plane()
         self.helm_path = locate_helm()
-        self.plane = ClusterPlane(folder)
-        self.kubeconfig = folder / "kubeconfig"
+        self.folder = Path(tempfile.mkdtemp(prefix="mg-"))
+        self.plane = ClusterPlane(self.folder)
+        self.kubeconfig = self.folder / "kubeconfig"
         settings = {"runtimeRequestTimeout": "1m", "syncFrequency": "5s", "nodeStatusUpdateFrequency": "2s"}
         self.node = Node(settings=settings, flags=["--kubeconfig", self.kubeconfig, "--hostname-override", NODE_NAME])
         self.controllers: list[Process] = []

@@ -1,8 +1,6 @@
 """A cluster for each file of tests, and what the chart is installed with there."""
 
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -16,7 +14,7 @@ def cluster() -> Iterator[Cluster]:
     try:
         build.locate_node()
         image_path()
-        made = Cluster(Path(tempfile.mkdtemp(prefix="mg-")))
+        made = Cluster()
     except build.Missing as missing:
         pytest.skip(str(missing))
     with made:
