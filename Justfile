@@ -61,6 +61,7 @@ packages: binary mgctl
 test-binary *words: image packages
     python -m tests.frozen.built
     pytest -q -m frozen tests {{ words }}
+    MORTALGPU_BIN={{ justfile_directory() }}/build/mortalgpu pytest -q -m "not slow and not gpu" tests/scenario tests/e2e {{ words }}
 
 # Figures: start, list, preference, allocation, memory, idle CPU, reaction; a table, and JSON in build/bench.json.
 bench *words:
