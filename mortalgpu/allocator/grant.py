@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from mortalgpu.errors import AllocationError, UnknownMetaDevice, WouldSplit
 from mortalgpu.model.grant import Grant
 from mortalgpu.model.share import SharedDevice
-from mortalgpu.sharing.metaid import format_id, format_ids, numbers_by_device
+from mortalgpu.sharing.metaid import format_id, format_ids, named, numbers_by_device
 
 
 def granted(resource: str, ids: Sequence[str], devices: Sequence[SharedDevice], *, no_split: bool) -> Grant:
@@ -39,13 +39,12 @@ def granted(resource: str, ids: Sequence[str], devices: Sequence[SharedDevice], 
 
 
 def _check_numbers(resource: str, uuid: str, numbers: Sequence[int], shared: SharedDevice | None) -> None:
-    highest = format_id(uuid, max(numbers))
+    highest = named(uuid, max(numbers))
     if shared is None:
         raise UnknownMetaDevice(f"{resource}: {highest} is on a device that is not shared under this name on this node")
     if max(numbers) >= shared.advertised:
-        raise UnknownMetaDevice(
-            f"{resource}: {highest} is not a share of this device, which has numbers 0 to {shared.advertised - 1}"
-        )
+        offered = f"which has numbers 0 to {shared.advertised - 1}" if shared.advertised else "all of whose shares are reserved"
+        raise UnknownMetaDevice(f"{resource}: {highest} is not a share of this device, {offered}")
     if len(set(numbers)) < len(numbers):
         twice = next(number for number in numbers if numbers.count(number) > 1)
         raise AllocationError(f"{resource}: {format_id(uuid, twice)} is named twice in the request")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from mortalgpu.allocator.base import Request, Terms
 from mortalgpu.errors import AllocationError, NotEnoughShares, UnknownMetaDevice, WouldSplit
 from mortalgpu.model.share import SharedDevice
-from mortalgpu.sharing.metaid import format_id, format_ids, numbers_by_device
+from mortalgpu.sharing.metaid import format_id, format_ids, named, numbers_by_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,7 @@ def _forced_numbers(request: Request, devices: Sequence[SharedDevice]) -> Mappin
     advertised = {shared.uuid: shared.advertised for shared in devices}
     for uuid, numbers in forced.items():
         if max(numbers) >= advertised.get(uuid, 0):
-            raise UnknownMetaDevice(f"{request.resource}: {format_id(uuid, max(numbers))} is not one of its meta-devices")
+            raise UnknownMetaDevice(f"{request.resource}: {named(uuid, max(numbers))} is not one of its meta-devices")
     return forced
 
 

@@ -12,6 +12,8 @@ from mortalgpu.model.share import SharedDevice
 
 SEPARATOR = "::"
 
+_LONGEST_SHOWN = 80
+"""Characters of an id that a message shows."""
 _LONGEST_NUMBER = 9
 """Digits. Far above any share count; keeps a hostile text from becoming a huge integer."""
 
@@ -59,10 +61,16 @@ def numbers_by_device(ids: Iterable[str]) -> dict[str, list[int]]:
     return groups
 
 
+def named(uuid: str, number: int) -> str:
+    """Return an id for a message: as it is, or quoted and cut when somebody else's text is in it that is not fit for a line."""
+    text = format_id(uuid, number)
+    return text if text.isascii() and text.isprintable() and len(text) <= _LONGEST_SHOWN else _quoted(text)
+
+
 def _is_canonical(digits: str) -> bool:
     return len(digits) <= _LONGEST_NUMBER and (digits[0] != "0" or digits == "0")
 
 
 def _quoted(text: str) -> str:
-    """Quote foreign text for a message: one line, at most 80 characters."""
-    return ascii(text if len(text) <= 80 else text[:77] + "...")
+    """Quote foreign text for a message: one line, and cut."""
+    return ascii(text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 3] + "...")

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -43,6 +44,8 @@ REFUSED: dict[str, tuple[Sequence[str], type[AllocationError], str]] = {
     "another resource's device": (["GPU-x::1"], UnknownMetaDevice, "GPU-x::1 is on a device that is not shared under"),
     "one behind the last": (["GPU-a::10"], UnknownMetaDevice, "GPU-a::10 is not a share of this device, .* 0 to 7"),
     "a reserved one": (["GPU-a::8"], UnknownMetaDevice, "GPU-a::8 is not a share"),
+    "a text for another line": (["GPU\n\x1b[31m::1"], UnknownMetaDevice, r"'GPU\\n\\x1b\[31m::1' is on a device"),
+    "a text without end": (["x" * 10**6 + "::1"], UnknownMetaDevice, r"^.{,200}$"),
     "no id at all": (["GPU-a"], UnknownMetaDevice, "'GPU-a' is not the id of a meta-device"),
     "a second spelling": (["GPU-a::1", "GPU-a::01"], UnknownMetaDevice, "'GPU-a::01'"),
     "one good and one bad": (["GPU-a::1", "MIG-b::3"], UnknownMetaDevice, "MIG-b::3"),
@@ -54,6 +57,12 @@ def test_a_wrong_set_is_refused_in_plain_words(named: Sequence[str], error: type
     with pytest.raises(error, match=text) as caught:
         granted(RESOURCE, named, DEVICES, no_split=False)
     assert type(caught.value) is error
+
+
+def test_an_id_of_a_device_that_is_all_reserved_is_refused_in_plain_words() -> None:
+    reserved = replace(DEVICES[0], reserved=DEVICES[0].shares)
+    with pytest.raises(UnknownMetaDevice, match="all of whose shares are reserved"):
+        granted(RESOURCE, [f"{reserved.uuid}::0"], [reserved], no_split=True)
 
 
 def test_a_split_is_refused_again_where_kubelet_ignored_the_preference() -> None:
