@@ -9,6 +9,7 @@ Rules:
 How the tree is read from a file, the environment and flags is `configfile`.
 """
 
+import os
 import re
 from typing import Annotated, Any, Literal
 
@@ -271,7 +272,7 @@ def _check_paths(config: Config) -> None:
             raise ConfigError(name, f"{path!r} is no absolute path; begin it with /, or leave it empty")
     seen: dict[str, int] = {}
     for number, mount in enumerate(config.plugin_mounts):
-        first = seen.setdefault(mount.container_path, number)
+        first = seen.setdefault(os.path.normpath(mount.container_path), number)
         if first != number:
             raise ConfigError(
                 f"config.pluginMounts[{number}].containerPath",

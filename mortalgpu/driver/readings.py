@@ -17,6 +17,7 @@ Handle: TypeAlias = Any
 """The binding's handle of a device, good until the device goes."""
 
 NO_INSTANCE = 0xFFFFFFFF
+NOT_AVAILABLE = 2**64 - 1
 SAMPLE_WINDOW_US = 2_000_000
 LISTING_TRIES = 3
 NO_SAMPLES = (pynvml.NVML_ERROR_NOT_FOUND, pynvml.NVML_SUCCESS)
@@ -42,13 +43,18 @@ def offered(call: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def read_memory(handle: Handle) -> Memory:
-    """Read a device's memory. The second form leaves what the driver reserves out of `used`; old drivers have the first."""
+    """Read a device's memory. The second form leaves what the driver reserves out of `used`; old drivers have the first.
+
+    Raises NVML's NOT_SUPPORTED for a figure that is "not available".
+    """
     try:
         memory = pynvml.nvmlDeviceGetMemoryInfo(handle, pynvml.nvmlMemory_v2)
     except NvmlError as error:
         if error.value not in NOT_OFFERED:
             raise
         memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+    if NOT_AVAILABLE in (memory.total, memory.used):
+        raise NvmlError(pynvml.NVML_ERROR_NOT_SUPPORTED)
     return Memory(memory.total, memory.used, memory.free)
 
 

@@ -154,6 +154,11 @@ CONTRADICTIONS = {
         "config.pluginMounts[1].containerPath",
         "pluginMounts[0]",
     ),
+    "one container path spelt twice": (
+        "pluginMounts: [{hostPath: /a, containerPath: /c/d/}, {hostPath: /b, containerPath: /c/./d}]",
+        "config.pluginMounts[1].containerPath",
+        "pluginMounts[0]",
+    ),
     "two listeners on one port": (
         "exporter: {address: ':1', daemonAddress: ':1'}",
         "config.exporter.address",

@@ -109,6 +109,16 @@ async def test_memory_that_is_not_available_is_unknown_and_never_a_number(open_d
     assert pids_and_bytes(await processes_on(open_driver, V100_UUID)) == [(7, None)]
 
 
+async def test_a_devices_memory_that_is_not_available_is_a_fault_and_never_a_number(
+    open_driver: OpenDriver, machine: StateFile
+) -> None:
+    machine.set_used(V100_UUID, 2**64 - 1)
+    async with open_driver() as driver:
+        reading = (await driver.memory([V100_UUID]))[V100_UUID]
+    assert isinstance(reading, Fault)
+    assert not reading.lost
+
+
 async def test_graphics_and_multi_process_service_clients_are_listed(open_driver: OpenDriver, machine: StateFile) -> None:
     machine.set_processes(V100_UUID, Process(V100_UUID, 1, GIB, "G"), Process(V100_UUID, 2, GIB, "M"))
     assert pids_and_bytes(await processes_on(open_driver, V100_UUID)) == [(1, GIB), (2, GIB)]
