@@ -41,13 +41,13 @@ e2e *words: e2e-build
 gpu *words:
     pytest -q -m gpu tests {{ words }}
 
-# Build the static binary, its SBOM and licences: build/mortalgpu (Debian; installs what it needs when it may).
+# Build the static binary, its SBOM and licences: build/mortalgpu (on Debian 12; as root it installs what it needs).
 binary:
-    nice /usr/bin/python3.11 packaging/binary/freeze.py binary
+    nice python packaging/binary/freeze.py binary
 
 # Build mgctl as a directory that runs in any container: build/mgctl.
 mgctl:
-    nice /usr/bin/python3.11 packaging/binary/freeze.py mgctl
+    nice python packaging/binary/freeze.py mgctl
 
 # Build the container image, without an engine or a registry: build/image.tar (an OCI archive).
 image: binary mgctl
@@ -58,9 +58,15 @@ packages: binary mgctl
     sh packaging/packages/build.sh
 
 # Build what people install, and test it: the binary, mgctl, the image, the packages (root for the roots they run in).
-test-binary *words: image packages
+test-binary *words: image packages (frozen words) (on-binary words)
+
+# The tests of the frozen program, as built.
+frozen *words:
     python -m tests.frozen.built
     pytest -q -m frozen tests {{ words }}
+
+# The daemon's own tests, scenarios and real partners, against the binary, as built.
+on-binary *words:
     MORTALGPU_BIN={{ justfile_directory() }}/build/mortalgpu pytest -q -m "not slow and not gpu" tests/scenario tests/e2e {{ words }}
 
 # Figures: start, list, preference, allocation, memory, idle CPU, reaction; a table, and JSON in build/bench.json.
