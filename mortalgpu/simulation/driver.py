@@ -108,10 +108,6 @@ class SimulatedDriver:
         self._figures[uuid].processes = processes
         self._figures[uuid].used_bytes = sum(process.used_bytes or 0 for process in processes)
 
-    def set_utilization(self, uuid: str, gpu_percent: int | None, memory_percent: int | None = 0) -> None:
-        """Set how busy a device is."""
-        self._figures[uuid].utilization = Utilization(gpu_percent, memory_percent)
-
     def lose(self, uuid: str) -> None:
         """Let a physical GPU fall off the bus, its partitions with it; who waits for events is told."""
         self._figures[uuid].lost = True
