@@ -1,8 +1,9 @@
 """Runs first in the frozen program: gives back the environment it was started with, and ctypes as it is.
 
 PyInstaller's bootloader points the loader at the frozen libraries by LD_LIBRARY_PATH. It was read when the process began; what
-we start (an external allocator, say) must find the host's libraries, not ours. Its wrappers of ctypes look for libraries in the frozen tree first and hide why one
-could not be loaded; the driver's library is the host's, and the reason is what its operator needs.
+we start (an external allocator, say) must find the host's libraries, not ours. Its wrappers of ctypes look for libraries in the
+frozen tree first and hide why one could not be loaded; the driver's library is the host's, and the reason is what its operator
+needs.
 """
 
 import os
