@@ -138,7 +138,8 @@ async def run(config: Config, path: str = "", read: Read | None = None) -> None:
     async with trio.open_nursery() as outer:
         stopping = trio.CancelScope()
         stopped = await outer.start(_stop_on_signal, outer.cancel_scope, stopping)
-        with stopping:
+        # Heard from the beginning: a hang-up while services start would end the process, and is served when they have.
+        with trio.open_signal_receiver(signal.SIGHUP) as hang_ups, stopping:
             in_force, facts = InForce(config), Facts()
             async with only_one(Path(config.state_path)), real_ports(config, in_force.resources) as ports:
                 async with services(config, ports, facts, in_force) as take:
@@ -146,7 +147,7 @@ async def run(config: Config, path: str = "", read: Read | None = None) -> None:
                     # What is there now stays: the collector need not look at it each time, for tens of milliseconds.
                     gc.collect()
                     gc.freeze()
-                    await Reloader(reread, take, in_force.config, facts.reloads, ports.clock).serve(path)
+                    await Reloader(reread, take, in_force.config, facts.reloads, ports.clock).serve(hang_ups, path)
         stopped.cancel()
     log.info("stopped")
 

@@ -1,7 +1,8 @@
 """Reads the configuration again, while the daemon runs: at SIGHUP, and when the file has changed.
 
 Rules:
-1. A file that cannot be used changes nothing: an ERROR says why, and what was in force stays in force.
+1. A file that cannot be used changes nothing: an ERROR says why, and what was in force stays in force. A file that has become
+   empty is one: at a start it means the defaults, but for a node at work a disk that was full or an editor that failed.
 2. What can change while the daemon runs is in LIVE; it is taken at once. Every other key keeps its value, and one WARNING
    names it and the way out: a restart.
 3. Devices decide too: sharing that the present devices cannot have refuses the whole file, as at the start.
@@ -14,8 +15,8 @@ keys may pass, and tells how it went.
 
 import logging
 import os
-import signal
-from collections.abc import Awaitable, Callable, Iterator
+import stat
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,12 +110,14 @@ class Reloader:
         self._counts = counts
         self._clock = clock
         self._busy = trio.Lock()
+        self._path = ""
         counts.taken_at = clock.now()
 
-    async def serve(self, path: str = "") -> None:
-        """Reload at each SIGHUP, and when the file at `path` (empty: none) has changed, until cancelled."""
+    async def serve(self, hang_ups: AsyncIterator[int], path: str = "") -> None:
+        """Reload at each SIGHUP received, and when the file at `path` (empty: none) has changed, until cancelled."""
+        self._path = path
         async with trio.open_nursery() as nursery:
-            await nursery.start(self.follow_signals)
+            nursery.start_soon(self.follow_signals, hang_ups)
             if path:
                 nursery.start_soon(self.follow_file, path)
 
@@ -129,7 +132,7 @@ class Reloader:
 
     async def _outcome(self) -> str:
         try:
-            wanted = await trio.to_thread.run_sync(self._read)
+            wanted = await trio.to_thread.run_sync(self._wanted)
             found = changes(self._in_force.value, wanted)
             if found.taken:
                 await self._take(found.config)
@@ -148,6 +151,11 @@ class Reloader:
             return PARTLY
         return APPLIED if found.taken else UNCHANGED
 
+    def _wanted(self) -> Config:
+        if self._path and _is_empty(self._path):
+            raise ConfigError(self._path, "is empty; if you mean the defaults, write `{}`")
+        return self._read()
+
     async def follow_file(self, path: str, look_seconds: float = 2.0) -> None:
         """Reload whenever the file at `path` has changed and rests, until cancelled."""
         read = await self._identity(path)
@@ -160,12 +168,10 @@ class Reloader:
                 await self.reload()
             before = now
 
-    async def follow_signals(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Reload at each SIGHUP, until cancelled. Only in the main thread."""
-        with trio.open_signal_receiver(signal.SIGHUP) as signals:
-            task_status.started()
-            async for _ in signals:
-                await self.reload()
+    async def follow_signals(self, hang_ups: AsyncIterator[int]) -> None:
+        """Reload at each SIGHUP received, until cancelled."""
+        async for _ in hang_ups:
+            await self.reload()
 
     @staticmethod
     async def _identity(path: str) -> Identity:
@@ -174,3 +180,11 @@ class Reloader:
         except OSError:
             return None
         return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _is_empty(path: str) -> bool:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return False  # Reading it will say why.
+    return stat.S_ISREG(found.st_mode) and found.st_size == 0

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from mortalgpu import configfile
 from mortalgpu.config import Config
@@ -74,6 +75,23 @@ async def test_a_bad_file_changes_nothing_and_says_why(rig: Rig, caplog: pytest.
     assert rig.in_force.version == 0
     assert (rig.counts.outcomes, rig.counts.is_good, rig.counts.taken_at) == ({"refused": 1}, False, taken_at)
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
+
+
+async def test_a_file_that_has_become_empty_is_refused_and_not_taken_for_the_defaults(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    with trio.open_signal_receiver(signal.SIGHUP) as hang_ups:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.reloader.serve, hang_ups, str(rig.path))
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            rig.path.write_text("")
+            await rig.reloader.reload()
+            assert (rig.counts.outcomes, rig.in_force.version) == ({"refused": 1}, 0)
+            assert "is empty; if you mean the defaults, write `{}`" in caplog.records[0].__dict__["error"]
+            rig.path.write_text("{}\n")
+            await rig.reloader.reload()
+            assert rig.counts.is_good
+            nursery.cancel_scope.cancel()
 
 
 async def test_a_missing_file_changes_nothing(rig: Rig) -> None:
@@ -174,12 +192,13 @@ async def test_a_file_that_is_away_for_a_moment_is_waited_for(rig: Rig, caplog: 
 
 
 async def test_a_hang_up_signal_reads_the_file_at_once(rig: Rig) -> None:
-    async with trio.open_nursery() as nursery:
-        await nursery.start(rig.reloader.follow_signals)
+    with trio.open_signal_receiver(signal.SIGHUP) as hang_ups:
         rig.path.write_text(VERBOSE)
-        os.kill(os.getpid(), signal.SIGHUP)
-        await rig.settles(lambda: rig.in_force.value.log.verbose)
-        nursery.cancel_scope.cancel()
+        os.kill(os.getpid(), signal.SIGHUP)  # Before anybody listens: it is kept.
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.reloader.follow_signals, hang_ups)
+            await rig.settles(lambda: rig.in_force.value.log.verbose)
+            nursery.cancel_scope.cancel()
 
 
 async def test_many_signals_at_once_are_served_one_after_the_other(rig: Rig) -> None:
