@@ -44,7 +44,7 @@ from mortalgpu.host.systemd import service_manager
 from mortalgpu.host.table import ProcfsTable
 from mortalgpu.host.vantage import blind_spots
 from mortalgpu.inforce import InForce
-from mortalgpu.isolation.base import EditSettings, Isolation, no_token
+from mortalgpu.isolation.base import EditSettings, Isolation, MintToken, no_token
 from mortalgpu.isolation.devicenodes import device_nodes
 from mortalgpu.isolation.none import TOKEN_VARIABLE, NoIsolation
 from mortalgpu.kubelet.base import Assignments, Registrar
@@ -172,12 +172,13 @@ async def services(config: Config, ports: Ports, facts: Facts, in_force: InForce
         await nursery.start(facts.restartable("news", partial(news.serve, facts.inventory, ports.cluster)))
         await nursery.start(_scanner(in_force, ports, facts, driver))
         await nursery.start(_enforcer(in_force, ports, facts, driver))
-        keys, succession = Keys(wiring.key_settings(config)), Succession()
-        mint = _mint(config, in_force, keys, succession)
+        mint_token: MintToken = no_token
         if config.device_api.enabled:
+            keys, succession = Keys(wiring.key_settings(config)), Succession()
+            mint_token = _mint(config, in_force, keys, succession).mint_container_token
             await nursery.start(_device_api(config, ports, facts, driver, keys, succession))
         in_force.mounts.publish(await wiring.container_mounts(config))
-        isolation = _isolation(in_force, mint)
+        isolation = _isolation(in_force, mint_token)
         nursery.start_soon(wiring.keep_mgctl_tidy, config)
         await nursery.start(Plugins(facts.inventory, _plugin_maker(in_force, ports, facts, holdings, isolation)).serve)
         for endpoint in _exporters(in_force, ports, facts):
@@ -269,12 +270,12 @@ def _exporters(in_force: InForce, ports: Ports, facts: Facts) -> Iterator[Servic
         yield facts.restartable(name, service)
 
 
-def _isolation(in_force: InForce, mint: Mint) -> Isolation:
+def _isolation(in_force: InForce, mint_token: MintToken) -> Isolation:
     config = in_force.config.value
     return NoIsolation(
         EditSettings(
             mgctl_address=wiring.mgctl_address(config),
-            mint_token=mint.mint_container_token if config.device_api.enabled else no_token,
+            mint_token=mint_token,
             mounts=lambda: in_force.mounts.value,
             device_nodes=lambda device: device_nodes(device) if in_force.config.value.device_specs else (),
         )

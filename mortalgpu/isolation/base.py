@@ -28,6 +28,10 @@ class Isolation(Protocol):
         ...
 
 
+MintToken = Callable[[Sequence[str]], str]
+"""Makes a container's token from the meta-device ids of its grant; an empty one is left out."""
+
+
 def no_token(_meta_devices: Sequence[str]) -> str:
     """Mint nothing."""
     return ""
@@ -38,8 +42,7 @@ class EditSettings:
     """What every container gets besides its limit."""
 
     mgctl_address: str = ""
-    mint_token: Callable[[Sequence[str]], str] = no_token
-    """Makes the container's own token from the meta-device ids of its grant; an empty one is left out."""
+    mint_token: MintToken = no_token
     mounts: Callable[[], tuple[Mount, ...]] = lambda: ()
     """mgctl's mounts and the configured ones, as they stand now."""
     device_nodes: Callable[[Device], tuple[str, ...]] = field(default=lambda _device: ())
