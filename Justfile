@@ -37,6 +37,18 @@ e2e-build:
 e2e *words: e2e-build
     pytest -q -m e2e tests {{ words }}
 
+# The fault campaign: ports and partners fail, hang, lie and vanish; `--campaign long` for the long form.
+faults *words: e2e-build
+    pytest -q -m faults tests {{ words }}
+
+# The hostile tenant campaign: what a container may try; `--campaign long` for the long form.
+hostile *words: e2e-build
+    pytest -q -m hostile tests {{ words }}
+
+# The fuzzing campaign: every parser of foreign bytes; `--campaign long` for an hour of it.
+fuzz *words: e2e-build
+    pytest -q -m fuzz tests {{ words }}
+
 # Checks that need a real NVIDIA GPU.
 gpu *words:
     pytest -q -m gpu tests {{ words }}
