@@ -3,6 +3,7 @@
 import platform
 from collections.abc import Iterator, Mapping
 
+import trio
 from prometheus_client.metrics_core import Metric as PrometheusMetric
 from prometheus_client.process_collector import ProcessCollector
 
@@ -14,8 +15,9 @@ _BY_SAMPLE = {metric.name: metric for metric in names.OWN_PROCESS_METRICS}
 
 
 def collect(restarts: Mapping[str, int], *, ready: bool) -> Iterator[Family]:
-    """Yield build, readiness, and restarts by service."""
+    """Yield build, tasks, readiness, and restarts by service. To be called from a task."""
     yield family(names.BUILD_INFO, [((mortalgpu.__version__, platform.python_version()), 1)])
+    yield single(names.TASKS, trio.lowlevel.current_statistics().tasks_living)
     yield single(names.READY, float(ready))
     yield family(names.SERVICE_RESTARTS, (((service,), count) for service, count in sorted(restarts.items())))
 

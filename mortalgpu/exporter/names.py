@@ -8,7 +8,7 @@ Rules:
 
 How many series there are at most, with D devices in R resources, C pairs of a container and a device on which it holds shares,
 and P processes of these containers: the page of the GPUs has 18 D + 8 C + 6, with `exporter.perProcess` 3 P more, with
-`exporter.metagpuNames` 5 D + 2 C + 6 P more; the page of the daemon has 48 R + 86, and one for each device and XID seen.
+`exporter.metagpuNames` 5 D + 2 C + 6 P more; the page of the daemon has 48 R + 87, and one for each device and XID seen.
 What is gone leaves with the next scrape, so nothing but the last of these grows with time.
 """
 
@@ -193,6 +193,7 @@ ENFORCEMENT_REACTION = Metric(
 ENFORCEMENT_METRICS = (ENFORCEMENT_ENABLED, ENFORCEMENT_ACTIONS, ENFORCEMENT_REACTION)
 
 BUILD_INFO = Metric("mortalgpu_build_info", GAUGE, "Always 1: which program this is.", ("version", "python"))
+TASKS = Metric("mortalgpu_tasks", GAUGE, "Tasks of the daemon: about the same whenever the node is quiet, or something leaks.")
 READY = Metric("mortalgpu_ready", GAUGE, "1 while every resource is registered and scans are recent, as /readyz says.")
 SERVICE_RESTARTS = Metric(
     "mortalgpu_service_restarts_total", COUNTER, "Services that crashed and were started again.", ("service",)
@@ -233,7 +234,7 @@ OPEN_FILES = Metric("process_open_fds", GAUGE, "Open file descriptors.", (), "")
 MAX_FILES = Metric("process_max_fds", GAUGE, "How many file descriptors may be open.", (), "")
 
 OWN_PROCESS_METRICS = (CPU, RESIDENT_MEMORY, VIRTUAL_MEMORY, START_TIME, OPEN_FILES, MAX_FILES)
-ITSELF_METRICS = (BUILD_INFO, READY, SERVICE_RESTARTS)
+ITSELF_METRICS = (BUILD_INFO, TASKS, READY, SERVICE_RESTARTS)
 DRIVER_METRICS = (DRIVER_ERRORS, DRIVER_ABANDONED, DRIVER_REOPENED, DRIVER_EVENTS)
 CLUSTER_METRICS = (CLUSTER_SYNCED, CLUSTER_LISTS, CLUSTER_FAILURES, CLUSTER_NOTES)
 CONFIG_METRICS = (CONFIG_RELOADS, CONFIG_RELOAD_SUCCESS, CONFIG_RELOAD_TIME)

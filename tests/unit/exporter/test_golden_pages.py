@@ -16,7 +16,7 @@ from tests.unit.exporter.facts import Facts
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "metrics"
 EVERYTHING = Switches(metagpu_names=True, per_process=True)
-MACHINE = re.compile(r'(?m)(^process_\w+) \S+$|(?<=python=")[^"]+|(?<=version=")[^"]+')
+MACHINE = re.compile(r'(?m)(^process_\w+|^mortalgpu_tasks\S+) \S+$|(?<=python=")[^"]+|(?<=version=")[^"]+')
 """What differs from machine to machine, and from release to release."""
 
 
