@@ -4,6 +4,7 @@ import logging
 import os
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import trio
@@ -20,17 +21,18 @@ from mortalgpu.config import Config
 from mortalgpu.deviceapi.keys import KeySettings, SecretSource
 from mortalgpu.deviceapi.server import ADMIN_SOCKET_NAME, SOCKET_NAME, DeviceApiSettings
 from mortalgpu.enforcer.service import EnforcerSettings
-from mortalgpu.errors import ConfigError, HostError
+from mortalgpu.errors import ConfigError, HostError, KubeletError
 from mortalgpu.exporter.checks import Patience
 from mortalgpu.exporter.service import Switches
 from mortalgpu.isolation import mgctl_mount
-from mortalgpu.kubelet.checkpoint import FILE_NAME
+from mortalgpu.kubelet.checkpoint import FILE_NAME, resources_with
 from mortalgpu.model.grant import Mount
 from mortalgpu.scan.books import BooksTempo
 from mortalgpu.scan.discovery import DiscoverySettings
 from mortalgpu.scan.health import DEFAULT_XIDS, HealthPolicy
 from mortalgpu.scan.rhythm import Tempo
 from mortalgpu.scan.scanner import ScanSettings
+from mortalgpu.sharing import evidence
 from mortalgpu.sharing.layout import load_layout
 from mortalgpu.sharing.rules import ShareRule, check_rules
 from mortalgpu.statefile import read_state
@@ -85,17 +87,23 @@ def discovery_settings(config: Config) -> DiscoverySettings:
     )
 
 
-def resources_of_ours(settings: DiscoverySettings) -> tuple[str, ...]:
+def resources_of_ours(settings: DiscoverySettings, device_plugin_dir: str) -> tuple[str, ...]:
     """Return every resource name whose shares containers may hold: the configured ones, and those of the remembered layout.
 
-    Reads one small file; one that cannot be read adds nothing, and discovery says so.
+    Where the layout was lost, kubelet's checkpoint tells the names under which containers were granted shares of ours.
+    Reads one or two small files; what cannot be read adds nothing, and discovery says so.
     """
     try:
         text = read_state(settings.layout_path)
     except HostError:
         text = None
-    remembered = load_layout(text).entries if text else {}
-    names = [*(rule.resource for rule in settings.rules), *(entry.resource for entry in remembered.values())]
+    loaded = load_layout(text) if text else None
+    names = [rule.resource for rule in settings.rules]
+    if loaded:
+        names += [entry.resource for entry in loaded.entries.values()]
+    if not loaded or loaded.problem:
+        with suppress(KubeletError):
+            names += resources_with(Path(device_plugin_dir), evidence.VARIABLE)
     return tuple(dict.fromkeys(names))
 
 

@@ -14,6 +14,8 @@ log = logging.getLogger(__name__)
 
 FAREWELL_SECONDS = 1.0
 """How long a resource that has lost its last device goes on, so that kubelet hears of the empty list."""
+TIDY_SECONDS = 0.5
+"""How long kubelet has to forget a plugin that left, before the same resource may be registered anew (see `server`, rule 2)."""
 
 
 class Plugins:
@@ -56,11 +58,10 @@ class Plugins:
     async def _run_one(self, resource: str, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run the plugin of a resource until it was without a device for a while, and again should one have come meanwhile."""
         while True:
-            try:
-                with self._running[resource]:
-                    await self._make_plugin(resource).serve(task_status=task_status)
-            finally:
-                del self._running[resource]
+            with self._running[resource]:
+                await self._make_plugin(resource).serve(task_status=task_status)
+            await trio.sleep(TIDY_SECONDS)
             if resource not in self._inventory.value.resources:
+                del self._running[resource]
                 return
             self._running[resource], task_status = trio.CancelScope(), trio.TASK_STATUS_IGNORED

@@ -11,7 +11,7 @@ ContainerAllocateResponse in base64.
 
 import base64
 import binascii
-from collections.abc import Collection
+from collections.abc import Container
 from pathlib import Path
 
 import msgspec
@@ -40,7 +40,12 @@ class _Document(msgspec.Struct, rename="pascal"):
     data: _Data
 
 
-def read_checkpoint(device_plugin_dir: Path, resources: Collection[str], variable: str) -> tuple[CheckpointEntry, ...]:
+class _Everything(Container[str]):
+    def __contains__(self, _name: object) -> bool:
+        return True
+
+
+def read_checkpoint(device_plugin_dir: Path, resources: Container[str], variable: str) -> tuple[CheckpointEntry, ...]:
     """Return the entries of our resources. No file means that kubelet never gave out anything: no entries.
 
     `variable` names the environment variable to return as evidence. Reads one small file; blocks. Raises KubeletError when the
@@ -56,7 +61,16 @@ def read_checkpoint(device_plugin_dir: Path, resources: Collection[str], variabl
     return parse_checkpoint(text, resources, variable)
 
 
-def parse_checkpoint(text: bytes, resources: Collection[str], variable: str) -> tuple[CheckpointEntry, ...]:
+def resources_with(device_plugin_dir: Path, variable: str) -> tuple[str, ...]:
+    """Return the resources of which a container's grant set the variable: ours, though nothing else may know so any more.
+
+    Reads one small file; blocks. Raises KubeletError as `read_checkpoint` does.
+    """
+    entries = read_checkpoint(device_plugin_dir, _Everything(), variable)
+    return tuple(dict.fromkeys(entry.resource for entry in entries if entry.evidence))
+
+
+def parse_checkpoint(text: bytes, resources: Container[str], variable: str) -> tuple[CheckpointEntry, ...]:
     """Return the entries of our resources in a checkpoint's text. Raises KubeletError when it is none."""
     try:
         document = msgspec.json.decode(text, type=_Document)

@@ -39,7 +39,7 @@ from mortalgpu.scan.health import (
     after_reopening,
     judge,
 )
-from mortalgpu.sharing.layout import Held, LayoutEntry, Settlement, dump_layout, load_layout, recover, settle
+from mortalgpu.sharing.layout import Held, LayoutEntry, Settlement, dump_layout, held_of_ours, load_layout, recover, settle
 from mortalgpu.sharing.partition import share
 from mortalgpu.sharing.rules import ShareRule
 from mortalgpu.statefile import read_state, write_state
@@ -202,6 +202,7 @@ class Discovery:
         if held is None:
             settled = settle(wanted, self._remembered, None)
             return replace(settled, inventory=_only_remembered(settled.inventory, self._remembered))
+        held = held_of_ours(held, wanted, self._remembered, {rule.resource for rule in self._settings.rules})
         return settle(wanted, recover(wanted, self._remembered, held, totals), held)
 
     def _needs_witness(self, wanted: Inventory) -> bool:

@@ -16,7 +16,7 @@ The rules:
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from mortalgpu.errors import UnknownMetaDevice
@@ -89,6 +89,17 @@ def held_shares(assignments: Iterable[Assignment], fresh: Iterable[Grant] = ()) 
         if uuid not in held or len(found) > held[uuid].count:
             held[uuid] = Held(resource, len(found), max(found))
     return held
+
+
+def held_of_ours(
+    held: Mapping[str, Held], wanted: Inventory, remembered: Mapping[str, LayoutEntry], resources: Container[str]
+) -> dict[str, Held]:
+    """Leave out what containers hold of another installation's devices on this node.
+
+    Ours is a device that an entry takes or that is remembered, and what is held under one of the configured `resources`.
+    """
+    ours = {shared.uuid for shared in wanted.devices} | set(remembered)
+    return {uuid: hold for uuid, hold in held.items() if uuid in ours or hold.resource in resources}
 
 
 def settle(wanted: Inventory, remembered: Mapping[str, LayoutEntry], held: Mapping[str, Held] | None) -> Settlement:

@@ -208,6 +208,21 @@ def test_a_count_changed_while_kubelet_was_away_is_settled_without_a_double_gran
     )
 
 
+def test_a_resource_renamed_after_the_layout_was_lost_is_not_granted_twice(
+    device_manager: DeviceManager, daemon: Daemon
+) -> None:
+    device_manager.admit(pod_asking("one", main={SHARED: 40}))
+    daemon.stop()
+    (daemon.folder / "state" / "layout.json").unlink()
+    renamed = "example.com/renamed"
+    daemon.config |= {"deviceSharing": [{"resourceName": renamed, "metagpusPerGpu": 400, "modelName": [V100]}]}
+    daemon.start()
+    eventually("the V100 under its old name", lambda: device_manager.capacity(SHARED) == Capacity(400, 400), seconds=5)
+    stays("the new name", lambda: device_manager.capacity(renamed), Capacity(0, 0), seconds=1)
+    assert not device_manager.admit(pod_asking("two", main={SHARED: 361})).admitted
+    assert device_manager.admit(pod_asking("three", main={SHARED: 360})).admitted
+
+
 @pytest.fixture
 def aligned(short_path: Path) -> Iterator[DeviceManager]:
     """A device manager that gives a container devices of one NUMA node only, the daemon beside it."""

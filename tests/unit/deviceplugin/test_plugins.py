@@ -68,6 +68,19 @@ async def test_a_resource_that_comes_back_while_it_leaves_is_served(node: Node, 
         nursery.cancel_scope.cancel()
 
 
+async def test_kubelet_has_time_to_forget_a_plugin_that_left(node: Node) -> None:
+    async with running(node.kubelet), trio.open_nursery() as nursery:
+        await nursery.start(Plugins(node.inventory, node.plugin).serve)
+        node.share(BOTH[0])
+        await until(lambda: len(node.ours()) == 1)
+        node.share(*BOTH)
+        left = trio.current_time()
+        await until(lambda: node.kubelet.capacity(S) == (3, 3), 5)
+        assert trio.current_time() - left > plugins.TIDY_SECONDS / 2
+        assert node.kubelet.overlaps == []
+        nursery.cancel_scope.cancel()
+
+
 async def test_no_resource_at_all_is_waited_with(node: Node) -> None:
     node.share()
     async with running(node.kubelet), trio.open_nursery() as nursery:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mortalgpu.errors import KubeletError
 from mortalgpu.kubelet.base import CheckpointEntry
-from mortalgpu.kubelet.checkpoint import FILE_NAME, parse_checkpoint, read_checkpoint
+from mortalgpu.kubelet.checkpoint import FILE_NAME, parse_checkpoint, read_checkpoint, resources_with
 from mortalgpu.rpc.pb.deviceplugin.v1beta1 import deviceplugin_pb2 as pb
 
 R = "mortalgpu/a"
@@ -102,6 +102,13 @@ def test_any_bytes_are_read_or_refused(content: bytes) -> None:
         assert isinstance(parsed(content), tuple)
     except KubeletError as error:
         assert str(error)  # noqa: PT017 - either outcome is fine
+
+
+def test_resources_of_grants_with_the_evidence_are_found(tmp_path: Path) -> None:
+    ours, other = response(MORTALGPU_SHARES="g=1/4"), response(OTHER="x")
+    entries = entry(["g::0"], "old.name/a", ours), entry(["g::1"], "old.name/a", ours), entry(["g::0"], "nvidia.com/gpu", other)
+    (tmp_path / FILE_NAME).write_bytes(text(*entries))
+    assert resources_with(tmp_path, VARIABLE) == ("old.name/a",)
 
 
 def test_no_file_means_that_nothing_was_given_out(tmp_path: Path) -> None:

@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 from mortalgpu.model.grant import Grant
 from mortalgpu.model.pod import Assignment
 from mortalgpu.model.share import Inventory, SharedDevice
-from mortalgpu.sharing.layout import Held, LayoutEntry, Settlement, dump_layout, held_shares, load_layout, recover, settle
+from mortalgpu.sharing.layout import (
+    Held,
+    LayoutEntry,
+    Settlement,
+    dump_layout,
+    held_of_ours,
+    held_shares,
+    load_layout,
+    recover,
+    settle,
+)
 from tests.unit.sharing.devices import gpu, shared
 
 RESOURCE = "example.com/gpu"
@@ -187,6 +197,17 @@ def test_a_file_that_a_held_number_refutes_is_corrected() -> None:
 def test_a_file_that_knows_another_resource_than_kubelet_is_corrected() -> None:
     held = {"GPU-a": Held("a.b/c", 1, 3)}
     assert recover(wanted(shared("GPU-a", 40)), {"GPU-a": OLD}, held, {"GPU-a": 10}) == {"GPU-a": LayoutEntry("a.b/c", 10)}
+
+
+def test_what_is_held_of_another_installations_devices_is_left_out() -> None:
+    held = {
+        "GPU-a": Held("old.name/gpu", 1, 0),
+        "GPU-remembered": Held("old.name/gpu", 1, 0),
+        "GPU-left-alone": Held(RESOURCE, 1, 0),
+        "GPU-of-another": Held("old.name/gpu", 1, 0),
+    }
+    found = held_of_ours(held, wanted(shared("GPU-a", 10)), {"GPU-remembered": OLD}, [RESOURCE])
+    assert sorted(found) == ["GPU-a", "GPU-left-alone", "GPU-remembered"]
 
 
 def test_held_shares_come_from_assignments_and_fresh_grants() -> None:
