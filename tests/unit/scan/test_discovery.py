@@ -1,117 +1,25 @@
-"""Devices that come, go, fail and return; and share layouts that wait for their holders. All in virtual time."""
+"""Devices that come, go, fail and return. All in virtual time."""
 
-import logging
-import stat
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 from trio.testing import MockClock
 
-from mortalgpu.driver.lasting import keep_open
 from mortalgpu.errors import ConfigError, DriverError, DriverTimeout
-from mortalgpu.latest import Latest
 from mortalgpu.model.device import HealthEvent
-from mortalgpu.model.share import Inventory
-from mortalgpu.scan.discovery import Discovery, DiscoverySettings, merged
-from mortalgpu.sharing.layout import Held, LayoutEntry, dump_layout, load_layout
+from mortalgpu.scan.discovery import Discovery, merged
+from mortalgpu.sharing.layout import Held, LayoutEntry
 from mortalgpu.sharing.rules import ShareRule
-from mortalgpu.simulation.driver import A100_UUID, SimulatedDriver, partition_uuid, v100_uuid, worked_example
+from mortalgpu.simulation.driver import A100_UUID, v100_uuid, worked_example
 from mortalgpu.simulation.host import SimulatedClock
-
-R = "mortalgpu/a"
-V100 = v100_uuid(0)
-PARTS = [partition_uuid(gi) for gi in (2, 3, 9, 10)]
-RULES = (ShareRule(R, metagpus_per_gpu=10),)
-
-
-@dataclass(slots=True)
-class Books:
-    """What the witnesses say; `held` None while nobody can say. `meanwhile` is what they say from the second time on."""
-
-    held: Mapping[str, Held] | None = None
-    totals: Mapping[str, int] | None = None
-    asked: int = 0
-    meanwhile: Mapping[str, Held] | None = None
-
-    async def ask(self) -> tuple[Mapping[str, Held] | None, Mapping[str, int]]:
-        self.asked += 1
-        await trio.lowlevel.checkpoint()
-        if self.asked > 1 and self.meanwhile is not None:
-            return self.meanwhile, {}
-        return self.held, self.totals or {}
-
-
-class Node:
-    """A simulated driver under a real Discovery; make one inside of a trio run."""
-
-    def __init__(self, folder: Path, rules: tuple[ShareRule, ...] = RULES) -> None:
-        self.driver = SimulatedDriver(worked_example(1), call_seconds=2)
-        self.books = Books(held={})
-        self.cell = Latest(Inventory())
-        self.settings = DiscoverySettings(rules, folder / "state" / "layout.json")
-
-    @property
-    def inventory(self) -> Inventory:
-        return self.cell.value
-
-    @property
-    def layout_path(self) -> Path:
-        return self.settings.layout_path
-
-    def remember(self, **entries: LayoutEntry) -> None:
-        """Write a remembered layout; names are `V100` and `P2`, `P3` …"""
-        uuids = {"V100": V100, **{f"P{gi}": partition_uuid(gi) for gi in (2, 3, 9, 10)}}
-        self.layout_path.parent.mkdir(exist_ok=True)
-        self.layout_path.write_text(dump_layout({uuids[name]: entry for name, entry in entries.items()}))
-
-    def remembered(self) -> Mapping[str, LayoutEntry]:
-        """Return what the file says now."""
-        return load_layout(self.layout_path.read_text()).entries
-
-    def sick(self) -> set[str]:
-        """Return the devices that are advertised as unhealthy."""
-        return {shared.uuid for shared in self.inventory.devices if not self.inventory.health_of(shared.uuid).healthy}
-
-    def shares(self) -> dict[str, int]:
-        """Return the shares in force by device."""
-        return {shared.uuid: shared.shares for shared in self.inventory.devices}
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator["Node"]:
-        """Run discovery for the length of a block."""
-        async with trio.open_nursery() as nursery:
-            driver = await nursery.start(keep_open, self.driver.open)
-            clock = SimulatedClock()
-            await nursery.start(Discovery(driver, self.books.ask, self.cell, self.settings, clock).serve)
-            yield self
-            nursery.cancel_scope.cancel()
+from tests.unit.scan.discovered import PARTS, V100, Node, R, node_without_threads, until_sick
 
 
 @pytest.fixture
 def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
-    """Return a node whose file work needs no thread: virtual time would jump past a working one."""
-
-    async def at_once(work: Callable[..., object], *arguments: object) -> object:
-        await trio.lowlevel.checkpoint()
-        return work(*arguments)
-
-    monkeypatch.setattr("trio.to_thread.run_sync", at_once)
-    return Node(tmp_path)
-
-
-async def until_sick(node: Node, expected: set[str], seconds: float) -> None:
-    """Wait until exactly these devices are unhealthy."""
-    with trio.move_on_after(seconds):
-        while node.sick() != expected:
-            await node.cell.wait_beyond(node.cell.version)
-    assert node.sick() == expected
-
-
-# Devices and their health.
+    return node_without_threads(tmp_path, monkeypatch)
 
 
 async def test_the_first_inventory_is_published_before_anybody_goes_on(node: Node, autojump_clock: MockClock) -> None:
@@ -310,127 +218,6 @@ async def test_a_partition_that_fails_to_be_enumerated_once_is_sick_for_a_moment
         node.driver.add(next(device for device in worked_example(1) if device.uuid == PARTS[1]))
         await until_sick(node, set(), 2)
         assert PARTS[1] in node.shares()
-
-
-# The share layout.
-
-
-async def test_the_layout_in_force_is_written_down_for_us_alone(node: Node, autojump_clock: MockClock) -> None:
-    async with node.running():
-        assert node.remembered() == dict.fromkeys([V100, *PARTS], LayoutEntry(R, 10))
-        assert stat.S_IMODE(node.layout_path.stat().st_mode) == 0o600
-
-
-async def test_a_changed_count_takes_over_at_once_when_nobody_holds_a_share(node: Node, autojump_clock: MockClock) -> None:
-    node.remember(V100=LayoutEntry(R, 4))
-    async with node.running():
-        assert node.shares()[V100] == 10
-        assert node.remembered()[V100] == LayoutEntry(R, 10)
-
-
-async def test_a_changed_count_waits_for_the_last_holder(
-    node: Node, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    node.remember(V100=LayoutEntry(R, 4))
-    node.books.held = {V100: Held(R, 2, 1)}
-    async with node.running():
-        assert node.shares() == {V100: 4, **dict.fromkeys(PARTS, 10)}
-        (notice,) = node.inventory.notices
-        assert (notice.uuid, notice.shares_in_force, notice.shares_configured, notice.held) == (V100, 4, 10, 2)
-        await trio.sleep(60)
-        assert node.shares()[V100] == 4
-        node.books.held = {}
-        await trio.sleep(2)
-        assert node.shares()[V100] == 10
-        assert node.inventory.notices == ()
-        assert node.remembered()[V100] == LayoutEntry(R, 10)
-    told = [record.message for record in caplog.records]
-    assert told.count("share layout kept while containers hold shares of it") == 1
-    assert told.count("configured share layout took over") == 1
-
-
-async def test_a_grant_made_while_the_new_layout_was_written_keeps_the_old_one(node: Node, autojump_clock: MockClock) -> None:
-    node.remember(V100=LayoutEntry(R, 4))
-    node.books.held = {V100: Held(R, 1, 0)}
-    async with node.running():
-        node.books.asked, node.books.held, node.books.meanwhile = 0, {}, {V100: Held(R, 3, 2)}
-        await trio.sleep(10)
-        assert node.shares()[V100] == 4
-        assert node.remembered()[V100] == LayoutEntry(R, 4)
-        node.books.held, node.books.meanwhile = {}, None
-        await trio.sleep(2)
-        assert node.shares()[V100] == 10
-
-
-async def test_a_device_that_no_entry_takes_any_more_stays_until_its_holder_is_gone(
-    node: Node, autojump_clock: MockClock
-) -> None:
-    node.settings = replace(node.settings, rules=(ShareRule(R, metagpus_per_gpu=10, gi_ids=(2, 3, 9, 10)),))
-    node.remember(V100=LayoutEntry("mortalgpu/old", 4))
-    node.books.held = {V100: Held("mortalgpu/old", 1, 0)}
-    async with node.running():
-        assert node.shares()[V100] == 4
-        node.books.held = {}
-        await trio.sleep(2 * node.settings.held_seconds)
-        assert V100 not in node.shares()
-        assert [device.uuid for device in node.inventory.left_alone] == [V100]
-
-
-@pytest.mark.parametrize("damage", [b"", b"{", b"\xff", b"[]", b'{"version": 9}', b"null"])
-async def test_a_damaged_file_is_rebuilt_from_what_containers_hold(
-    node: Node, autojump_clock: MockClock, damage: bytes
-) -> None:
-    node.layout_path.parent.mkdir()
-    node.layout_path.write_bytes(damage)
-    node.books.held, node.books.totals = {V100: Held(R, 1, 3)}, {V100: 5}
-    async with node.running():
-        assert node.shares()[V100] == 5
-        assert node.remembered()[V100] == LayoutEntry(R, 5)
-
-
-async def test_a_lost_file_is_rebuilt_from_what_containers_were_told(node: Node, autojump_clock: MockClock) -> None:
-    node.books.held, node.books.totals = {V100: Held(R, 1, 3)}, {V100: 5}
-    async with node.running():
-        assert node.shares() == {V100: 5, **dict.fromkeys(PARTS, 10)}
-
-
-async def test_while_nobody_can_say_only_what_is_remembered_is_advertised(node: Node, autojump_clock: MockClock) -> None:
-    node.remember(V100=LayoutEntry(R, 4))
-    node.books.held = None
-    async with node.running():
-        assert node.shares() == {V100: 4}
-        await trio.sleep(60)
-        assert node.shares() == {V100: 4}
-        node.books.held = {}
-        await trio.sleep(2)
-        assert node.shares() == {V100: 10, **dict.fromkeys(PARTS, 10)}
-
-
-async def test_a_node_without_any_memory_waits_for_a_witness_and_then_shares(node: Node, autojump_clock: MockClock) -> None:
-    node.books.held = None
-    async with node.running():
-        assert node.shares() == {}
-        assert not node.layout_path.exists()
-        await trio.sleep(60)
-        node.books.held = {V100: Held(R, 1, 3)}
-        node.books.totals = {V100: 5}
-        await trio.sleep(2)
-        assert node.shares() == {V100: 5, **dict.fromkeys(PARTS, 10)}
-
-
-async def test_a_file_that_cannot_be_written_is_told_once_and_tried_again(
-    node: Node, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
-) -> None:
-    node.layout_path.parent.write_text("in the way")
-    async with node.running():
-        assert node.shares()[V100] == 10
-        await trio.sleep(10)
-        told = [record.message for record in caplog.records]
-        assert told.count("share layout cannot be remembered") == 1
-        node.layout_path.parent.unlink()
-        await trio.sleep(5)
-        assert node.remembered()[V100] == LayoutEntry(R, 10)
 
 
 async def test_reports_from_many_sides_at_once_end_in_one_true_inventory(node: Node, autojump_clock: MockClock) -> None:
