@@ -23,7 +23,7 @@ from pathlib import Path
 import trio
 
 from mortalgpu.driver.base import GpuDriver
-from mortalgpu.errors import ConfigError, DriverError, DriverLost, HostError
+from mortalgpu.errors import DriverError, DriverLost, HostError
 from mortalgpu.host.base import WallClock
 from mortalgpu.latest import Latest
 from mortalgpu.model.counts import EventCounts
@@ -40,7 +40,7 @@ from mortalgpu.scan.health import (
     judge,
 )
 from mortalgpu.sharing.layout import Held, LayoutEntry, Settlement, dump_layout, held_of_ours, load_layout, recover, settle
-from mortalgpu.sharing.partition import share
+from mortalgpu.sharing.partition import share, shareable
 from mortalgpu.sharing.rules import ShareRule
 from mortalgpu.statefile import read_state, write_state
 
@@ -99,7 +99,7 @@ class Discovery:
         self._settling = trio.Lock()
         self._must_settle = False
         self._is_saved = True
-        self._refused = ""
+        self._refused: dict[str, str] = {}
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Publish the first inventory, then keep it true until cancelled.
@@ -137,28 +137,33 @@ class Discovery:
                 await self._enumerate()
             except DriverError as error:
                 log.debug("enumeration failed", extra={"error": str(error)})
-            except ConfigError as error:
-                self._tell_refused(error)
-            else:
-                self._refused = ""
             # A storm of faults, or a GPU that stays away, must not become a storm of enumerations.
             await trio.sleep(SHORTEST_ENUMERATION_PAUSE_SECONDS)
-
-    def _tell_refused(self, error: ConfigError) -> None:
-        if str(error) != self._refused:
-            self._refused = str(error)
-            log.error("new devices cannot be shared as configured", extra={"config_field": error.field, "error": str(error)})
 
     async def _enumerate(self) -> None:
         found = await self._driver.devices()
         devices, missing = merged(self._devices, found, self._missing)
-        share(devices, self._settings.rules)  # Refuses devices that cannot be shared, before they are taken over.
+        if not self._inventory.version:
+            share(devices, self._settings.rules)  # At the start a device that cannot be shared is a mistake to be told.
+        devices = self._without_refused(devices)
         changed = devices != self._devices or missing != self._missing
         self._devices, self._missing = devices, missing
         known = {device.uuid for device in devices}
         self._troubles = {uuid: troubles for uuid, troubles in self._troubles.items() if uuid in known}
         if changed or not self._inventory.version:
             await self._settle()
+
+    def _without_refused(self, devices: tuple[Device, ...]) -> tuple[Device, ...]:
+        """Leave out newcomers that cannot be shared as configured, and say so once: the others must not wait for them."""
+        fitting, refusals = shareable(devices, self._devices, self._settings.rules)
+        for uuid, error in refusals.items():
+            if self._refused.get(uuid) != str(error):
+                log.error(
+                    "new device cannot be shared as configured",
+                    extra={"device": uuid, "config_field": error.field, "error": str(error)},
+                )
+        self._refused = {uuid: str(error) for uuid, error in refusals.items()}
+        return fitting
 
     # Layout.
 

@@ -47,6 +47,34 @@ def share(devices: Iterable[Device], rules: Sequence[ShareRule]) -> Inventory:
     return Inventory(tuple(shared), tuple(left_alone))
 
 
+def shareable(
+    devices: Sequence[Device], known: Sequence[Device], rules: Sequence[ShareRule]
+) -> tuple[tuple[Device, ...], dict[str, ConfigError]]:
+    """Return what to go on with of the devices found, in their order, and by UUID why the others cannot be shared.
+
+    `known` are those that were shared beside each other before. What is new or has changed is refused when it contradicts
+    those before it; of a device that has changed, the known description stays.
+    """
+    try:
+        share(devices, rules)
+    except ConfigError:
+        pass
+    else:
+        return tuple(devices), {}
+    found = {device.uuid for device in devices}
+    accepted = {device.uuid: device for device in known if device.uuid in found}
+    refusals: dict[str, ConfigError] = {}
+    for device in devices:
+        trial = {**accepted, device.uuid: device}
+        try:
+            share(trial.values(), rules)
+        except ConfigError as error:
+            refusals[device.uuid] = error
+        else:
+            accepted = trial
+    return tuple(accepted[device.uuid] for device in devices if device.uuid in accepted), refusals
+
+
 def device_order(device: Device) -> tuple[int, int, int, str]:
     """Return the sort key of the house's order: GPU index, then GPU instance, then compute instance."""
     gi_id, ci_id = (device.mig.gi_id, device.mig.ci_id) if device.mig else (-1, -1)

@@ -82,7 +82,7 @@ async def test_a_new_gpu_is_found_without_being_told(node: Node, autojump_clock:
         assert v100_uuid(1) in node.shares()
 
 
-async def test_new_devices_that_cannot_be_shared_leave_the_inventory_as_it_was_and_are_told_once(
+async def test_a_new_device_that_cannot_be_shared_is_told_once_and_holds_up_no_other(
     node: Node, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     node.settings = replace(node.settings, rules=(ShareRule(R, chunk_bytes=2**30),))
@@ -91,7 +91,10 @@ async def test_new_devices_that_cannot_be_shared_leave_the_inventory_as_it_was_a
         node.driver.add(replace(worked_example(3)[1], memory_bytes=2**20))
         await trio.sleep(60)
         assert node.shares() == before
-        assert [record.message for record in caplog.records].count("new devices cannot be shared as configured") == 1
+        assert [record.message for record in caplog.records].count("new device cannot be shared as configured") == 1
+        node.driver.add(worked_example(3)[2])
+        await trio.sleep(11)
+        assert set(node.shares()) == {*before, v100_uuid(2)}
         node.driver.lose(V100)
         await until_sick(node, {V100}, 1)
 

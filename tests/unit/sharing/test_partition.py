@@ -10,7 +10,7 @@ from mortalgpu.errors import ConfigError
 from mortalgpu.model.device import Device, MigPlacement
 from mortalgpu.rpc.pb.deviceplugin.v1beta1 import deviceplugin_pb2
 from mortalgpu.sharing.metaid import advertised_ids
-from mortalgpu.sharing.partition import KUBELET_MESSAGE_BYTES, list_bytes, share
+from mortalgpu.sharing.partition import KUBELET_MESSAGE_BYTES, list_bytes, share, shareable
 from mortalgpu.sharing.rules import ShareRule
 from mortalgpu.units import MIB, mib_floor
 from tests.unit.sharing.devices import A100, A100_MODEL, V100, WORKED_RULES, gpu, partition, shared, worked_example
@@ -94,6 +94,31 @@ def test_two_compute_instances_of_one_gpu_instance_are_refused() -> None:
         share([first, second], [COUNT])
     assert caught.value.field == "config.deviceSharing[0].uuid"
     assert len(share([first, second], [replace(COUNT, uuids=("MIG-second",))]).devices) == 1
+
+
+def test_a_newcomer_that_cannot_be_shared_is_refused_and_the_others_are_not() -> None:
+    old, small, new = gpu(mib=1000), partition(5, 99), partition(9, 1000)
+    assert shareable([old, small, new], [old], [CHUNK])[0] == (old, new)
+    fitting, refusals = shareable([small, old, new], [old], [CHUNK])
+    assert fitting == (old, new)
+    assert list(refusals) == [small.uuid]
+    assert "does not fit once" in str(refusals[small.uuid])
+
+
+def test_a_device_that_changed_so_that_it_cannot_be_shared_keeps_its_description() -> None:
+    old, other = gpu(mib=1000), partition(5, 1000)
+    shrunk, grown = replace(old, memory_bytes=MIB), replace(other, memory_bytes=2000 * MIB)
+    fitting, refusals = shareable([shrunk, grown], [old, other], [CHUNK])
+    assert fitting == (old, grown)
+    assert list(refusals) == [old.uuid]
+    assert shareable([replace(old, index=4)], [old], [CHUNK]) == ((replace(old, index=4),), {})
+
+
+def test_of_two_compute_instances_the_one_shared_before_stays() -> None:
+    first, second = partition(3, 1000), replace(partition(3, 1000), uuid="MIG-second", mig=MigPlacement(A100, 3, 1))
+    for order in ([first, second], [second, first]):
+        fitting, refusals = shareable(order, [second], [COUNT])
+        assert (fitting, list(refusals)) == ((second,), [first.uuid])
 
 
 def test_partitions_of_the_same_number_on_two_gpus_are_two() -> None:
