@@ -98,6 +98,7 @@ class Discovery:
         self._driver_gone = False
         self._settling = trio.Lock()
         self._must_settle = False
+        self._held_back: frozenset[str] = frozenset()
         self._is_saved = True
         self._refused: dict[str, str] = {}
 
@@ -197,6 +198,7 @@ class Discovery:
         if self._remembered != written:
             await self._save_layout(self._remembered)
         self._tell_notices(before)
+        self._tell_held_back(settled.held_back)
         self._publish(always=True)
 
     async def _settlement(self, wanted: Inventory) -> Settlement:
@@ -232,6 +234,13 @@ class Discovery:
         waiting = {(notice.uuid, notice.shares_in_force) for notice in self._layout.notices}
         for uuid, _ in before - waiting:
             log.info("configured share layout took over", extra={"device": uuid})
+
+    def _tell_held_back(self, held_back: frozenset[str]) -> None:
+        for uuid in sorted(held_back - self._held_back):
+            log.warning(
+                "device waits: beside layouts kept, its resource has more shares than kubelet reads", extra={"device": uuid}
+            )
+        self._held_back = held_back
 
     async def _load_layout(self) -> Mapping[str, LayoutEntry]:
         path = self._settings.layout_path

@@ -16,7 +16,7 @@ The rules:
 """
 
 import json
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mortalgpu.errors import UnknownMetaDevice
@@ -25,7 +25,7 @@ from mortalgpu.model.grant import Grant
 from mortalgpu.model.pod import Assignment
 from mortalgpu.model.share import Inventory, LayoutNotice, SharedDevice
 from mortalgpu.sharing.metaid import numbers_by_device, parse_id
-from mortalgpu.sharing.partition import device_order
+from mortalgpu.sharing.partition import KUBELET_MESSAGE_BYTES, device_order, list_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,8 @@ class Settlement:
     inventory: Inventory
     remembered: Mapping[str, LayoutEntry]
     provisional: bool = False
+    held_back: frozenset[str] = frozenset()
+    """Devices that wait, since beside the layouts kept the list of their resource would be longer than kubelet reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +121,11 @@ def settle(wanted: Inventory, remembered: Mapping[str, LayoutEntry], held: Mappi
             in_force.append(want)
         else:
             left_alone.append(device)
+    held_back = _held_back(in_force, {notice.uuid for notice in notices})
+    in_force = [shared for shared in in_force if shared.uuid not in held_back]
     entries |= {shared.uuid: _entry(shared) for shared in in_force}
     inventory = Inventory(tuple(in_force), tuple(left_alone), wanted.health, tuple(notices))
-    return Settlement(inventory, entries, provisional=held is None)
+    return Settlement(inventory, entries, held is None, held_back)
 
 
 def recover(
@@ -191,6 +195,19 @@ def _must_wait(old: LayoutEntry, want: SharedDevice | None, held: Mapping[str, H
         return True
     highest = held[uuid].highest if held is not None else old.advertised - 1
     return highest >= want.advertised
+
+
+def _held_back(devices: Sequence[SharedDevice], kept: Container[str]) -> frozenset[str]:
+    """Return which devices, the last first, must wait until the lists are short enough. Layouts kept never wait."""
+    waiting: set[str] = set()
+    for resource in dict.fromkeys(shared.resource for shared in devices):
+        members = [shared for shared in devices if shared.resource == resource]
+        size = list_bytes(members)
+        for shared in reversed(members):
+            if size > KUBELET_MESSAGE_BYTES and shared.uuid not in kept:
+                size -= list_bytes([shared])
+                waiting.add(shared.uuid)
+    return frozenset(waiting)
 
 
 def _notice(old: LayoutEntry, want: SharedDevice | None, held: Mapping[str, Held] | None, uuid: str) -> LayoutNotice:

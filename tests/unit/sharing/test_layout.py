@@ -199,6 +199,16 @@ def test_a_file_that_knows_another_resource_than_kubelet_is_corrected() -> None:
     assert recover(wanted(shared("GPU-a", 40)), {"GPU-a": OLD}, held, {"GPU-a": 10}) == {"GPU-a": LayoutEntry("a.b/c", 10)}
 
 
+def test_beside_a_kept_layout_newcomers_wait_while_the_list_would_be_too_long() -> None:
+    many = LayoutEntry(RESOURCE, 70_000)
+    held = {"GPU-a": Held(RESOURCE, 1, 0)}
+    want = wanted(shared("GPU-a", 10), shared("GPU-b", 60_000), shared("GPU-c", 60_000), shared("GPU-d", 9, resource="b/c"))
+    settlement = settle(want, {"GPU-a": many}, held)
+    assert settlement.held_back == {"GPU-c"}
+    assert sorted(in_force(settlement)) == sorted(settlement.remembered) == ["GPU-a", "GPU-b", "GPU-d"]
+    assert settle(want, {"GPU-a": many}, {}).held_back == set()
+
+
 def test_what_is_held_of_another_installations_devices_is_left_out() -> None:
     held = {
         "GPU-a": Held("old.name/gpu", 1, 0),
