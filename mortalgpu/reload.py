@@ -17,6 +17,7 @@ import logging
 import os
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -159,6 +160,7 @@ class Reloader:
     async def follow_file(self, path: str, look_seconds: float = 2.0) -> None:
         """Reload whenever the file at `path` has changed and rests, until cancelled."""
         read = await self._identity(path)
+        await self._catch_up()
         before = read
         while True:
             await trio.sleep(look_seconds)
@@ -167,6 +169,13 @@ class Reloader:
                 read = now
                 await self.reload()
             before = now
+
+    async def _catch_up(self) -> None:
+        """Take what changed between the start's reading and the first look; nothing is counted when nothing did."""
+        with suppress(ConfigError):
+            if await trio.to_thread.run_sync(self._wanted) == self._in_force.value:
+                return
+        await self.reload()
 
     async def follow_signals(self, hang_ups: AsyncIterator[int]) -> None:
         """Reload at each SIGHUP received, until cancelled."""
