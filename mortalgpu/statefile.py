@@ -34,6 +34,7 @@ def write_state(path: Path, text: str, mode: int = 0o600) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_drafts_of_the_dead(path)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             os.fchmod(file.fileno(), mode)
@@ -46,6 +47,24 @@ def write_state(path: Path, text: str, mode: int = 0o600) -> None:
         with suppress(OSError):
             temporary.unlink()
         raise HostError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def _remove_drafts_of_the_dead(path: Path) -> None:
+    """Remove what writers of this file left who were killed within; they would gather, and may hold a key."""
+    for draft in path.parent.glob(f".{path.name}.*"):
+        writer = draft.suffix[1:]
+        if writer.isdecimal() and not _is_alive(int(writer)):
+            draft.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _sync_directory(directory: Path) -> None:

@@ -252,8 +252,8 @@ def _switch(versions: Path, name: str) -> None:
         # The time of its own superseding is what a version's age is counted from.
         with contextlib.suppress(OSError):
             os.utime(versions / os.readlink(link))
-    with contextlib.suppress(FileNotFoundError):
-        draft.unlink()
+    for left in versions.glob(f".{CURRENT}.*"):
+        left.unlink(missing_ok=True)
     draft.symlink_to(name)
     draft.replace(link)
 

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,18 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     write_state(path, "")
     assert read_state(path) == ""
     assert [entry.name for entry in path.parent.iterdir()] == ["layout.json"]
+
+
+def test_drafts_of_killed_writers_go_and_those_of_living_ones_stay(tmp_path: Path) -> None:
+    with subprocess.Popen(["true"]) as child:
+        child.wait()
+    dead, alive, other = (tmp_path / f".{name}" for name in (f"layout.json.{child.pid}", "layout.json.1", f"key.{child.pid}"))
+    for draft in (dead, alive, other, tmp_path / ".layout.json.draft"):
+        draft.write_text("half")
+    write_state(tmp_path / "layout.json", "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        [alive.name, other.name, ".layout.json.draft", "layout.json"]
+    )
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o077])

@@ -103,6 +103,15 @@ def test_another_content_is_another_version_and_the_old_one_stays_as_it_was(tmp_
     assert current(tmp_path / "host") == second.directory
 
 
+def test_a_link_that_a_crash_left_in_the_making_is_removed(tmp_path: Path, program: Path) -> None:
+    publish(program, tmp_path / "host", "1.0.0")
+    (tmp_path / "host" / "mgctl" / ".current.12").symlink_to("nowhere")
+    program.write_bytes(b"another")
+    second = publish(program, tmp_path / "host", "1.0.0").directory
+    assert current(tmp_path / "host") == second
+    assert not [path for path in (tmp_path / "host" / "mgctl").iterdir() if path.name.startswith(".")]
+
+
 def test_going_back_to_a_version_makes_it_current_again(tmp_path: Path, program: Path) -> None:
     first = publish(program, tmp_path / "host", "1.0")
     publish_changed(program, tmp_path / "host", "two")
