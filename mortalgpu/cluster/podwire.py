@@ -4,6 +4,7 @@ Only the fields named below are built; a pod with a megabyte of specification co
 stands for an absent list throughout the API, hence the optional types.
 """
 
+import re
 from collections.abc import Iterator
 
 import msgspec
@@ -14,6 +15,12 @@ from mortalgpu.model.pod import Container, Pod
 
 CONFIG_HASH = "kubernetes.io/config.hash"
 """Annotation of a static pod: the UID that kubelet gave it, and so the one in its cgroup paths."""
+
+MIRROR = "kubernetes.io/config.mirror"
+"""Annotation that makes a pod the mirror of a static one. It can be given at creation only, and kubelet runs no such pod."""
+
+_STATIC_UID = re.compile(r"[0-9a-f]{32}\Z")
+"""kubelet's form. The API server's own UIDs have dashes, so that no annotation can name another pod of the API."""
 
 
 class Unreadable(ClusterError):
@@ -143,7 +150,7 @@ def to_pod(found: PodObject) -> Pod:
     """Translate an API pod. A static pod goes by its config hash, with the mirror's own uid kept for Events."""
     annotations = found.metadata.annotations or {}
     return Pod(
-        uid=annotations.get(CONFIG_HASH) or found.metadata.uid,
+        uid=_static_uid(annotations) or found.metadata.uid,
         name=found.metadata.name,
         namespace=found.metadata.namespace,
         containers=tuple(_containers(found.status)),
@@ -151,6 +158,15 @@ def to_pod(found: PodObject) -> Pod:
         api_uid=found.metadata.uid,
         finished=found.status.phase in ("Succeeded", "Failed"),
     )
+
+
+def _static_uid(annotations: dict[str, str]) -> str:
+    """Return the UID of the static pod that a pod with these annotations mirrors, or "" if it mirrors none.
+
+    Anybody who makes pods can annotate them: a pod that runs, and so is no mirror, must go by the UID that the API server gave.
+    """
+    claimed = annotations.get(CONFIG_HASH, "")
+    return claimed if MIRROR in annotations and _STATIC_UID.match(claimed) else ""
 
 
 def limit_annotations(annotations: dict[str, str]) -> dict[str, str]:

@@ -39,8 +39,17 @@ class PodTable:
         """False until a list has come, and again when only a new list can help."""
 
     def pods(self) -> dict[str, Pod]:
-        """Return the pods by the UID that their cgroups carry."""
-        return {pod.uid: pod for pod in self._pods.values()}
+        """Return the pods by the UID that their cgroups carry.
+
+        Of two that claim one UID, of which one only pretends to mirror a static pod, the one with containers is true: kubelet
+        alone writes a pod's status.
+        """
+        found: dict[str, Pod] = {}
+        for pod in self._pods.values():
+            rival = found.get(pod.uid)
+            if rival is None or not rival.containers:
+                found[pod.uid] = pod
+        return found
 
     def replace(self, found: Iterable[PodObject], version: str) -> None:
         """Take over a complete list."""

@@ -8,16 +8,18 @@ Rules, in order:
    looking further down could only find names that a tenant chose.
 3. The container is in the same element, or is the next one, and only under a name that a runtime gives to a container.
    A runtime's own monitor (CRI-O's conmon) sits in the pod and is not a container.
-4. The memory, pids and unified hierarchies are asked. One that knows no pod (the unused unified hierarchy of a hybrid
-   host, a half-moved process) is outvoted; two that name different containers make the process nobody's. Attribution is
-   never a guess, since it decides who is charged and who is killed.
+4. The v1 hierarchies of memory and pids are asked. One that knows no pod (a half-moved process) is outvoted; two that name
+   different containers make the process nobody's. Attribution is never a guess, since it decides who is charged and who is
+   killed.
+5. The unified hierarchy is asked only where those name nobody. Beside them (a hybrid host) containers are left at its root,
+   and a tenant with a user namespace of its own may mount it and go where it likes: what it says there is the tenant's word.
 
 The shapes are those of the kubelet's and the runtimes' own name code (cgroupfs and systemd drivers, dockershim,
 cri-dockerd, containerd, CRI-O with runc and crun), also nested in a node that is itself a container.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from mortalgpu.model.pod import ContainerRef
 
@@ -35,8 +37,18 @@ def container_of(text: bytes) -> ContainerRef | None:
 
     Never raises, whatever the text. The pod UID is in its API form (dashes), a static pod's as its 32 hex digits.
     """
-    named = {ref for path in _paths(text) if (ref := container_in_path(path)) is not None}
-    return named.pop() if len(named) == 1 else None
+    found = _named(path for unified, path in _paths(text) if not unified)
+    found = found or _named(path for unified, path in _paths(text) if unified)
+    return found.pop() if len(found) == 1 else None
+
+
+def is_hearsay(text: bytes) -> bool:
+    """Whether a hybrid host's unified hierarchy alone may have named the container (rule 5).
+
+    That is how a process looks whose first thread is dead: v1 shows such a one at the root, whatever its container.
+    """
+    controllers = [path for unified, path in _paths(text) if not unified]
+    return bool(controllers) and not _named(controllers)
 
 
 def container_in_path(path: bytes) -> ContainerRef | None:
@@ -64,12 +76,20 @@ def _below_pod(pod: re.Match[bytes], following: bytes) -> ContainerRef | None:
     return ContainerRef(pod["uid"].decode("ascii").replace("_", "-"), container_id.decode("ascii"))
 
 
-def _paths(text: bytes) -> Iterator[bytes]:
-    """Paths of the hierarchies that are asked. The kernel refuses newlines in cgroup names, so a line is a line."""
+def _named(paths: Iterable[bytes]) -> set[ContainerRef]:
+    return {ref for path in paths if (ref := container_in_path(path)) is not None}
+
+
+def _paths(text: bytes) -> Iterator[tuple[bool, bytes]]:
+    """Paths of the hierarchies that are asked, with whether it is the unified one.
+
+    The kernel refuses newlines in cgroup names, so a line is a line.
+    """
     for line in text.split(b"\n"):
         fields = line.split(b":", 2)
         if len(fields) != 3:
             continue
         number, controllers, path = fields
-        if (number, controllers) == (b"0", b"") or any(name in _ASKED for name in controllers.split(b",")):
-            yield path
+        unified = (number, controllers) == (b"0", b"")
+        if unified or any(name in _ASKED for name in controllers.split(b",")):
+            yield unified, path

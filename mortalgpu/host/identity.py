@@ -11,7 +11,7 @@ import os
 from typing import Self
 
 from mortalgpu.host.base import HostProcess
-from mortalgpu.host.cgroup import container_of
+from mortalgpu.host.cgroup import container_of, is_hearsay
 from mortalgpu.host.procfs import Stat, container_of_threads, open_cgroup, read_cgroup, read_stat
 from mortalgpu.model.pod import ContainerRef
 
@@ -52,26 +52,27 @@ class Held:
         if text == self._text:
             return self._last
         container = container_of(text)
-        if container is None:
-            return self._look_closer(text)
+        if container is None or is_hearsay(text):
+            return self._look_closer(text, container)
         return self._remember(text, container)
 
     def close(self) -> None:
         """Let go. Call it once."""
         os.close(self._descriptor)
 
-    def _look_closer(self, text: bytes) -> HostProcess | None:
-        """Look at a process that seems to be in no container: it may be dead, or its first thread only."""
+    def _look_closer(self, text: bytes, container: ContainerRef | None) -> HostProcess | None:
+        """Look at a process whose container is not told, or not surely: it may be dead, or its first thread only."""
         stat = read_stat(self._root, self.pid)
         if stat is None or _is_dead(stat):
             return None
-        container = container_of_threads(self._root, self.pid) if stat.leader_died_first else None
+        if stat.leader_died_first:
+            container = container_of_threads(self._root, self.pid)
         if stat.start_ticks != self.start_ticks or read_cgroup(self._descriptor) is None:
             return None
         if stat.leader_died_first:
             # Not remembered: the threads could move without a change in the dead one's cgroup.
             return HostProcess(self.pid, self.start_ticks, container)
-        return self._remember(text, None)
+        return self._remember(text, container)
 
     def _remember(self, text: bytes, container: ContainerRef | None) -> HostProcess:
         self._text, self._last = text, HostProcess(self.pid, self.start_ticks, container)

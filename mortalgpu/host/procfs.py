@@ -121,7 +121,7 @@ def container_of_threads(root: str, pid: int) -> ContainerRef | None:
     """Return the container of a process whose first thread is dead, as its living threads tell it; None if they differ.
 
     In a v1 hierarchy the kernel shows a dead thread in the root cgroup, so that a tenant could step out of its container
-    by ending the first thread of a process that goes on holding memory.
+    by ending the first thread of a process that goes on holding memory. The dead one itself is not asked.
     """
     named = {container_of(text) for text in _thread_cgroups(root, pid)} - {None}
     return named.pop() if len(named) == 1 else None
@@ -134,7 +134,7 @@ def _thread_cgroups(root: str, pid: int) -> Iterator[bytes]:
         _raise_unless_gone(error, f"{root}/{pid}/task")
         return
     for thread in threads:
-        if (descriptor := open_cgroup(root, pid, int(thread))) is None:
+        if int(thread) == pid or (descriptor := open_cgroup(root, pid, int(thread))) is None:
             continue
         try:
             yield read_cgroup(descriptor) or b""

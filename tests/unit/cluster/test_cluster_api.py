@@ -90,12 +90,12 @@ async def test_pods_of_other_nodes_are_never_asked_for() -> None:
         assert {each.query["fieldSelector"] for each in peer.requests} == {"spec.nodeName=node-1"}
 
 
+MIRRORING = {"kubernetes.io/config.hash": "f" * 32, "kubernetes.io/config.mirror": "f" * 32}
+
+
 async def test_a_static_pod_goes_by_the_uid_in_its_cgroup_and_keeps_the_mirrors_for_events() -> None:
     async with peer_and_cluster(pods=()) as (peer, seen):
-        static = pod_object(
-            "static", annotations={"kubernetes.io/config.hash": "f" * 32}, containers=[container_status("m", ID_A)]
-        )
-        peer.put(static)
+        peer.put(pod_object("static", annotations=MIRRORING, containers=[container_status("m", ID_A)]))
         view = await seen.synced("static")
         pod = view.pods["f" * 32]
         assert (pod.uid, pod.api_uid) == ("f" * 32, "uid-of-static")

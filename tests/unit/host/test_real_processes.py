@@ -263,15 +263,43 @@ async def test_ending_the_first_thread_does_not_hide_a_process(table: ProcfsTabl
 
 
 @needs_v1("pids")
-async def test_v1_hierarchies_that_disagree_make_a_process_nobodys(tree: KubepodsTree, table: ProcfsTable) -> None:
-    with KubepodsTree.v1("pids") as other_hierarchy:
-        box, other = tree.container(), other_hierarchy.container()
-        process = tree.run(box, SLEEP)
+@needs_v1("memory")
+async def test_v1_hierarchies_that_disagree_make_a_process_nobodys(table: ProcfsTable) -> None:
+    with KubepodsTree.v1("memory") as memory, KubepodsTree.v1("pids") as pids:
+        box, other = memory.container(), pids.container()
+        process = memory.run(box, SLEEP)
         condemned = await only(table, process.pid)
         move(process.pid, other)
         assert (await only(table, process.pid)).container is None
         assert await kill(table, condemned) is KillOutcome.IDENTITY_CHANGED
         assert process.poll() is None
+
+
+MOVES_AND_LETS_ITS_FIRST_THREAD_DIE = (
+    "import time\nwhile open('/proc/self/cgroup').read().count('/kubepods/') < 2: time.sleep(0.01)\n" + ONLY_OTHER_THREADS_LIVE
+)
+
+
+@needs_unified
+@needs_v1("pids")
+@pytest.mark.parametrize("first_thread", ["lives", "dies"])
+async def test_on_a_hybrid_host_the_unified_hierarchy_does_not_speak_against_the_others(
+    tree: KubepodsTree, table: ProcfsTable, first_thread: str
+) -> None:
+    with KubepodsTree.v1("pids") as pids:
+        box, victim = pids.container(), tree.container()
+        command = python(MOVES_AND_LETS_ITS_FIRST_THREAD_DIE) if first_thread == "dies" else SLEEP
+        process = pids.run(box, command, stdout=subprocess.PIPE)
+        move(process.pid, victim)
+        if first_thread == "dies":
+            assert first_line(process) == "set"
+            with open(f"/proc/{process.pid}/cgroup") as cgroup:
+                wait_until(lambda: cgroup.seek(0) == 0 and box.ref.container_id not in cgroup.read())
+                cgroup.seek(0)
+                assert victim.ref.container_id in cgroup.read()
+        found = await only(table, process.pid)
+        assert found.container == box.ref
+        assert await kill(table, found) is KillOutcome.KILLED
 
 
 # By steps, since no single path may be that long. Prints when it is in, and undoes it when its input ends.
