@@ -1,6 +1,6 @@
 """What every cluster promises, asked of the twin and of each adapter in front of its stand-in alike."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from mortalgpu.simulation.cluster import SimulatedCluster
 from tests.standin.apiserver.objects import JsonObject, container_status, pod_object
 from tests.standin.apiserver.peer import ApiPeer, open_peer
 from tests.standin.cri import RuntimePeer, open_runtime, refusing
+from tests.waiting import until_view
 
 ID_A, ID_B = "a" * 64, "b" * 64
 LIMIT = "gpu-mem-limit.mortalgpu/v100"
@@ -141,24 +142,14 @@ async def world(kind: str, folder: Path) -> AsyncIterator[World]:
 every_kind = pytest.mark.parametrize("kind", ["twin", "kubernetes", "cri", "auto"])
 
 
-async def until(views: AsyncIterator[PodsView], accept: Callable[[PodsView], bool]) -> PodsView:
-    last = None
-    with trio.move_on_after(5):
-        async for view in views:
-            last = view
-            if accept(view):
-                return view
-    raise AssertionError(f"no such view; last: {last}")
-
-
 async def until_held(views: AsyncIterator[PodsView], *pods: Pod) -> PodsView:
-    return await until(views, lambda view: view.synced and set(view.pods) == {pod.uid for pod in pods})
+    return await until_view(views, lambda view: view.synced and set(view.pods) == {pod.uid for pod in pods})
 
 
 async def until_settled(kind: str, views: AsyncIterator[PodsView], *pods: Pod) -> PodsView:
     """Wait for the source that is in force in the long run: of two, the runtime may be the first to answer."""
     source = "cri" if kind == "cri" else "kubernetes"
-    return await until(
+    return await until_view(
         views, lambda view: view.source == source and view.synced and set(view.pods) == {pod.uid for pod in pods}
     )
 
@@ -198,7 +189,7 @@ async def test_a_pod_that_is_gone_is_gone_and_one_that_ended_is_flagged(kind: st
             await until_held(views, NOTEBOOK, TRAINING)
             ended = replace(TRAINING, containers=(Container("main", ID_B, running=False),), finished=True)
             under.hold(ended)
-            view = await until(views, lambda view: set(view.pods) == {"uid-2"} and view.pods["uid-2"].finished)
+            view = await until_view(views, lambda view: set(view.pods) == {"uid-2"} and view.pods["uid-2"].finished)
             assert view.pods["uid-2"].containers == ended.containers
 
 
@@ -221,7 +212,7 @@ async def test_an_outage_keeps_the_last_truth_marks_it_stale_and_ends_by_itself(
         async with under.cluster.pods() as views:
             good = await until_settled(kind, views, NOTEBOOK)
             under.fail()
-            stale = await until(views, lambda view: not view.synced and bool(view.trouble))
+            stale = await until_view(views, lambda view: not view.synced and bool(view.trouble))
             assert stale.pods == good.pods
             assert stale.as_of >= good.as_of
             under.hold(TRAINING)
@@ -239,7 +230,7 @@ async def test_a_slow_reader_misses_views_but_never_the_last(kind: str, tmp_path
             for number in range(20):
                 under.hold(replace(NOTEBOOK, annotations={LIMIT: str(number)}))
                 await trio.lowlevel.checkpoint()
-            await until(views, lambda view: bool(view.pods) and view.pods["uid-1"].containers == NOTEBOOK.containers)
+            await until_view(views, lambda view: bool(view.pods) and view.pods["uid-1"].containers == NOTEBOOK.containers)
             under.hold(TRAINING)
             await until_held(views, TRAINING)
 

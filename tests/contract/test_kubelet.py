@@ -11,7 +11,8 @@ import trio
 from mortalgpu.simulation.kubelet import AdmissionRefused
 from tests.contract.kubelet_rigs import Kubelet, OpenKubelet, real, twin
 from tests.e2e import build
-from tests.unit.deviceplugin.rig import FIRST, Node, R, ids, shared, short_folder
+from tests.folders import short_folder
+from tests.unit.deviceplugin.rig import FIRST, Node, R, ids, shared
 
 REAL = {"current": build.DEVICE_MANAGER, "1.30": build.OLD_DEVICE_MANAGER}
 

@@ -1,7 +1,5 @@
 """Fixtures that start real partners, and skip with the reason where they cannot."""
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,14 +10,14 @@ from tests.e2e.daemon import EXAMPLE_COUNTS, Daemon, program
 from tests.e2e.device_manager import DeviceManager
 from tests.e2e.node import Node
 from tests.e2e.waiting import until
+from tests.folders import short_folder
 
 
 @pytest.fixture
 def short_path() -> Iterator[Path]:
     """A folder with a path short enough for the sockets in it (107 bytes in all)."""
-    folder = Path(tempfile.mkdtemp(prefix="mg-"))
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
+    with short_folder() as folder:
+        yield folder
 
 
 @pytest.fixture(params=[build.DEVICE_MANAGER, build.OLD_DEVICE_MANAGER], ids=["current", "1.30"])

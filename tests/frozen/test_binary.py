@@ -2,10 +2,8 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +12,7 @@ import pytest
 
 from mortalgpu import __version__
 from tests.e2e.waiting import eventually
+from tests.folders import short_folder
 from tests.frozen import built
 
 pytestmark = pytest.mark.frozen
@@ -27,9 +26,8 @@ TRIES = 5
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """The only place the binary may unpack in; short, for the sockets that the demo makes there."""
-    path = Path(tempfile.mkdtemp(prefix="mg-"))
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
+    with short_folder() as path:
+        yield path
 
 
 def run(*words: str, tmp: Path, name: str | None = None, **variables: str) -> "subprocess.CompletedProcess[str]":

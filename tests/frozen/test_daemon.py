@@ -4,12 +4,10 @@ Kubelet is the twin, a real gRPC peer; the driver is the stand-in library; syste
 """
 
 import os
-import shutil
 import signal
 import socket
 import sys
-import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +17,9 @@ import trio
 
 from mortalgpu.simulation.kubelet import AdmissionRefused, TwinKubelet, running
 from tests.e2e.daemon import EXAMPLE_COUNTS, TWENTY, Daemon, example_config
+from tests.folders import short_folder
 from tests.frozen import built
+from tests.waiting import until
 
 START_SECONDS = 1.5
 WATCHDOG_SECONDS = 2.0
@@ -36,9 +36,8 @@ def program(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="mg-"))
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
+    with short_folder() as path:
+        yield path
 
 
 class Manager:
@@ -65,15 +64,6 @@ class Manager:
         return trio.current_time() - max(signs, default=float("-inf"))
 
 
-async def until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE_SECONDS) -> float:
-    """Wait for a condition and return how long that took."""
-    began = trio.current_time()
-    while not condition():
-        assert trio.current_time() - began < seconds, f"waited {seconds} s for {what}"
-        await trio.sleep(0.01)
-    return trio.current_time() - began
-
-
 def registered(kubelet: TwinKubelet) -> bool:
     return all(kubelet.capacity(resource) == (count, count) for resource, count in EXAMPLE_COUNTS.items())
 
@@ -98,9 +88,11 @@ async def test_from_start_to_registered_in_time(folder: Path, monkeypatch: pytes
     async with running(TwinKubelet(folder / "kubelet")) as kubelet:
         for number in range(3):
             with Daemon(folder / f"d{number}", kubelet.device_plugin_dir) as daemon:
-                times.append(await until(lambda: registered(kubelet), f"registration: {daemon.log()}"))
+                times.append(await until(lambda: registered(kubelet), PATIENCE_SECONDS, what="registration", said=daemon.log))
                 assert await trio.to_thread.run_sync(daemon.stop) == 0
-            await until(lambda: not any(kubelet.healthy(resource) for resource in EXAMPLE_COUNTS), "the end")
+            await until(
+                lambda: not any(kubelet.healthy(resource) for resource in EXAMPLE_COUNTS), PATIENCE_SECONDS, what="the end"
+            )
     print(f"\nstart to registered: {min(times):.2f} s, of {', '.join(f'{one:.2f}' for one in times)}")
     assert min(times) <= START_SECONDS
 
@@ -112,13 +104,13 @@ async def test_it_is_ready_only_once_kubelet_has_its_resources(
     kubelet.device_plugin_dir.mkdir(parents=True)
     async with managed(folder, monkeypatch) as manager:
         with Daemon(folder / "d", kubelet.device_plugin_dir) as daemon:
-            await until(lambda: manager.said("WATCHDOG=1"), f"the first scan: {daemon.log()}")
+            await until(lambda: manager.said("WATCHDOG=1"), PATIENCE_SECONDS, what="the first scan", said=daemon.log)
             assert not manager.said("READY=1"), "no kubelet has answered yet"
             async with running(kubelet):
-                await until(lambda: manager.said("READY=1"), f"readiness: {daemon.log()}")
+                await until(lambda: manager.said("READY=1"), PATIENCE_SECONDS, what="readiness", said=daemon.log)
                 assert {resource for resource, _ in kubelet.registrations} == set(EXAMPLE_COUNTS)
                 assert await trio.to_thread.run_sync(daemon.stop) == 0
-        await until(lambda: manager.said("STOPPING=1"), "the farewell")
+        await until(lambda: manager.said("STOPPING=1"), PATIENCE_SECONDS, what="the farewell")
 
 
 async def test_a_refused_registration_is_no_readiness(program: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,10 +118,10 @@ async def test_a_refused_registration_is_no_readiness(program: Path, folder: Pat
     kubelet.refusal = "not today"
     async with managed(folder, monkeypatch) as manager, running(kubelet):
         with Daemon(folder / "d", kubelet.device_plugin_dir) as daemon:
-            await until(lambda: "not today" in daemon.log(), "the refusal in the log")
+            await until(lambda: "not today" in daemon.log(), PATIENCE_SECONDS, what="the refusal in the log")
             assert not manager.said("READY=1")
             kubelet.refusal = ""
-            await until(lambda: manager.said("READY=1"), f"readiness: {daemon.log()}")
+            await until(lambda: manager.said("READY=1"), PATIENCE_SECONDS, what="readiness", said=daemon.log)
 
 
 async def test_the_signs_of_life_come_well_within_the_watchdogs_time(
@@ -137,9 +129,11 @@ async def test_the_signs_of_life_come_well_within_the_watchdogs_time(
 ) -> None:
     async with managed(folder, monkeypatch) as manager, running(TwinKubelet(folder / "kubelet")) as kubelet:
         with Daemon(folder / "d", kubelet.device_plugin_dir):
-            await until(lambda: manager.said("READY=1"), "readiness")
+            await until(lambda: manager.said("READY=1"), PATIENCE_SECONDS, what="readiness")
             began = trio.current_time()
-            await until(lambda: trio.current_time() > began + 2 * WATCHDOG_SECONDS, "two periods of the watchdog")
+            await until(
+                lambda: trio.current_time() > began + 2 * WATCHDOG_SECONDS, PATIENCE_SECONDS, what="two periods of the watchdog"
+            )
             signs = [moment for moment, text in manager.messages if "WATCHDOG=1" in text and moment >= began]
             gaps = [later - earlier for earlier, later in pairwise(signs)]
             assert max(gaps) < WATCHDOG_SECONDS / 2
@@ -149,9 +143,9 @@ async def test_the_watchdog_bites_when_scanning_hangs(program: Path, folder: Pat
     """It stands still with the whole process, and no helper speaks for it."""
     async with managed(folder, monkeypatch) as manager, running(TwinKubelet(folder / "kubelet")) as kubelet:
         with Daemon(folder / "d", kubelet.device_plugin_dir) as daemon:
-            await until(lambda: manager.said("READY=1"), "readiness")
+            await until(lambda: manager.said("READY=1"), PATIENCE_SECONDS, what="readiness")
             os.kill(daemon.pid, signal.SIGSTOP)
-            await until(lambda: manager.silent_for() > WATCHDOG_SECONDS, "the watchdog's bite")
+            await until(lambda: manager.silent_for() > WATCHDOG_SECONDS, PATIENCE_SECONDS, what="the watchdog's bite")
 
 
 async def test_a_driver_that_hangs_is_told_to_kubelet_and_does_not_feed_a_restart_loop(
@@ -159,12 +153,17 @@ async def test_a_driver_that_hangs_is_told_to_kubelet_and_does_not_feed_a_restar
 ) -> None:
     async with managed(folder, monkeypatch) as manager, running(TwinKubelet(folder / "kubelet")) as kubelet:
         with Daemon(folder / "d", kubelet.device_plugin_dir) as daemon:
-            await until(lambda: manager.said("READY=1") and registered(kubelet), "readiness")
+            await until(lambda: manager.said("READY=1") and registered(kubelet), PATIENCE_SECONDS, what="readiness")
             daemon.driver.add_fault(hang=0)
-            await until(lambda: not any(kubelet.healthy(name) for name in EXAMPLE_COUNTS), f"unhealthy: {daemon.log()}")
+            await until(
+                lambda: not any(kubelet.healthy(name) for name in EXAMPLE_COUNTS),
+                PATIENCE_SECONDS,
+                what="unhealthy",
+                said=daemon.log,
+            )
             assert manager.silent_for() < WATCHDOG_SECONDS
             daemon.driver.clear_faults()
-            await until(lambda: registered(kubelet), "recovery")
+            await until(lambda: registered(kubelet), PATIENCE_SECONDS, what="recovery")
 
 
 async def test_an_external_allocator_sees_the_environment_as_it_was(
@@ -178,7 +177,7 @@ async def test_an_external_allocator_sees_the_environment_as_it_was(
     config = example_config(folder, allocator={"plugin": "external", "externalConfig": {"path": str(script)}})
     async with running(TwinKubelet(folder / "kubelet")) as kubelet:
         with Daemon(folder / "d", kubelet.device_plugin_dir, config=config):
-            await until(lambda: registered(kubelet), "registration")
+            await until(lambda: registered(kubelet), PATIENCE_SECONDS, what="registration")
             with pytest.raises(AdmissionRefused, match="enough seen"):
                 await kubelet.admit("pod", {"main": {TWENTY: 2}})
     lines = seen.read_text().splitlines()

@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from mortalgpu import __version__
 from mortalgpu.isolation.mgctl_mount import BUILD_DIRECTORY, mounts, publish
 from mortalgpu.simulation.kubelet import TwinKubelet, running
 from tests.e2e.daemon import EXAMPLE_COUNTS, Daemon
+from tests.folders import short_folder
 from tests.frozen import built
 
 pytestmark = [pytest.mark.frozen, pytest.mark.root]
@@ -99,8 +99,7 @@ def quickest(*argv: str | Path) -> float:
 
 async def test_mgctl_answers_in_time(on_the_host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MORTALGPU_BIN", str(built.binary()))
-    folder = Path(tempfile.mkdtemp(prefix="mg-"))
-    try:
+    with short_folder() as folder:
         async with running(TwinKubelet(folder / "kubelet")) as kubelet:
             with Daemon(folder / "d", kubelet.device_plugin_dir) as daemon:
                 with trio.fail_after(30):
@@ -111,8 +110,6 @@ async def test_mgctl_answers_in_time(on_the_host: Path, monkeypatch: pytest.Monk
                 version = await trio.to_thread.run_sync(quickest, on_the_host, "version")
                 shown = await trio.to_thread.run_sync(quickest, *get)
                 assert daemon.stop() == 0
-    finally:
-        shutil.rmtree(folder)
     print(f"\npython -c pass {python:.3f} s, mgctl version {version:.3f} s, mgctl get processes {shown:.3f} s")
     assert version <= VERSION_SECONDS
     assert shown <= GET_SECONDS

@@ -1,9 +1,7 @@
 """mortalgpu.service under a real systemd: installed from the .deb in a Debian that boots, beside the twin of kubelet."""
 
 import os
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +13,7 @@ import trio
 from mortalgpu import __version__
 from mortalgpu.simulation.driver import worked_example
 from mortalgpu.simulation.kubelet import TwinKubelet, running
+from tests.folders import short_folder
 from tests.frozen import built
 from tests.frozen.machine import Machine
 from tests.standin.nvml import StateFile, state_of
@@ -76,11 +75,10 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     drop_in = folder / "etc/systemd/system/mortalgpu.service.d" / "test.conf"
     drop_in.parent.mkdir(parents=True)
     drop_in.write_text(DROP_IN)
-    kubelet_root = Path(tempfile.mkdtemp(prefix="mg-"))
-    (kubelet_root / "device-plugins").mkdir()
-    with Machine(folder, {"/var/lib/kubelet": kubelet_root}) as machine:
-        yield Node(machine, kubelet_root)
-    shutil.rmtree(kubelet_root)
+    with short_folder() as kubelet_root:
+        (kubelet_root / "device-plugins").mkdir()
+        with Machine(folder, {"/var/lib/kubelet": kubelet_root}) as machine:
+            yield Node(machine, kubelet_root)
 
 
 @pytest.fixture

@@ -5,11 +5,9 @@ The other side of its sockets is up to the test: a twin kubelet in the test's ow
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +18,7 @@ import trio
 
 from mortalgpu.model.device import Device
 from mortalgpu.simulation.driver import worked_example
+from tests.folders import short_folder
 from tests.standin.nvml import StateFile, build, state_of
 
 T = TypeVar("T")
@@ -76,7 +75,13 @@ class Machine:
 
     def configure(self, text: str = WORKED_EXAMPLE) -> None:
         """Write the configuration, with what keeps the daemon to itself."""
-        self.config_path.write_text(ALONE + text)
+        self.write_config(ALONE + text)
+
+    def write_config(self, text: str) -> None:
+        """Put a configuration in place by a rename, as editors and kubelet do: never half of it."""
+        draft = self.config_path.with_suffix(".draft")
+        draft.write_text(text)
+        draft.replace(self.config_path)
 
     def ask(self, *words: str, before: Sequence[str] = ()) -> "subprocess.CompletedProcess[str]":
         """Run `mortalgpu` with these words to its end, `before` standing in front of the command. Blocks."""
@@ -87,16 +92,13 @@ class Machine:
 @contextmanager
 def machine(devices: Sequence[Device] | None = None) -> Iterator[Machine]:
     """Make a machine with these devices (the worked example's), gone after the block."""
-    root = Path(tempfile.mkdtemp(prefix="mg-"))
-    root.chmod(0o755)
-    try:
+    with short_folder() as root:
+        root.chmod(0o755)
         made = Machine(root, StateFile(root / "nvml.state", state_of(devices or worked_example(1))), build())
         made.configure()
         made.socket_dir.mkdir(parents=True)
         made.state_dir.mkdir()
         yield made
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
 
 
 @dataclass(slots=True)

@@ -5,7 +5,7 @@ Kubelet is the twin, a real gRPC peer; processes and pods are simulated, since n
 
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from mortalgpu.simulation.driver import A100, V100
 from mortalgpu.simulation.host import SimulatedHost
 from mortalgpu.simulation.kubelet import TwinKubelet, running
 from tests.standin.nvml import StateFile, build, state_of
+from tests.waiting import until
 
 GPUS, PARTS = "example.com/gpu", "example.com/part"
 SHARES = 10
@@ -75,7 +76,7 @@ class SickNode:
     async def falls_sick(self, uuids: Collection[str], seconds: float = WITHIN_SECONDS) -> float:
         """Wait until kubelet sees exactly these devices as sick; return how long it took. Fails when it took too long."""
         begun = trio.current_time()
-        await until(lambda: self.sick() == set(uuids), seconds, lambda: f"sick: {self.sick()}, {self.reasons()}")
+        await until(lambda: self.sick() == set(uuids), seconds, said=lambda: f"sick: {self.sick()}, {self.reasons()}")
         return trio.current_time() - begun
 
     async def recovers(self, seconds: float = BACK_SECONDS) -> None:
@@ -97,15 +98,6 @@ async def fetch(address: str, path: str) -> str:
     async with await trio.open_tcp_stream(host, int(port)) as stream:
         await stream.send_all(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
         return b"".join([part async for part in stream]).decode()
-
-
-async def until(probe: Callable[[], bool], seconds: float, said: Callable[[], str]) -> None:
-    """Wait for a condition; fails with what `said` says when it does not come in time."""
-    with trio.move_on_after(seconds):
-        while not probe():
-            await trio.sleep(0.005)
-        return
-    raise AssertionError(f"not within {seconds} s; {said()}")
 
 
 @asynccontextmanager

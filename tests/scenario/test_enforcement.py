@@ -21,12 +21,6 @@ SETTLED = 10
 """Looks after which everything that was going to happen has happened."""
 
 
-@pytest.fixture
-def autojump_clock() -> trio.testing.MockClock:
-    """Virtual time that jumps when nobody has anything to do."""
-    return trio.testing.MockClock(autojump_threshold=0)
-
-
 async def killed_on(node: Node, enough_looks: float = SETTLED) -> Sequence[int]:
     """Let scanner and enforcer run for a while and return the pids that were signalled."""
     async with enforcing(node):

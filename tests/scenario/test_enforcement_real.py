@@ -5,7 +5,7 @@ process off its list, as a driver would.
 """
 
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from tests.standin.cgroups import Box, KubepodsTree, needs_unified
 from tests.standin.nvml import Process, StateFile, build, state_of
 from tests.unit.scan.making import RESOURCE, ids, shared, view
 from tests.unit.scan.node import Cells, RecordingCluster, ScriptedKubelet, names, start_both
+from tests.waiting import until
 
 SLEEPER = ("sleep", "300")
 PATIENCE_SECONDS = 20.0
@@ -98,13 +99,6 @@ async def enforcing(machine: Machine, settings: EnforcerSettings | None = None) 
             nursery.cancel_scope.cancel()
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait until a condition holds; fails after a while."""
-    with trio.fail_after(PATIENCE_SECONDS):
-        while not condition():
-            await trio.sleep(0.005)
-
-
 async def until_scanned(machine: Machine, scans: int = 2) -> None:
     """Wait until so many more scans were made."""
     wanted = machine.usage.value.sequence + scans
@@ -115,7 +109,7 @@ async def until_scanned(machine: Machine, scans: int = 2) -> None:
 
 async def until_bound(machine: Machine, ref: ContainerRef) -> None:
     """Wait until a scan knows what a container holds."""
-    await until(lambda: machine.usage.value.container(ref.container_id) is not None)
+    await until(lambda: machine.usage.value.container(ref.container_id) is not None, PATIENCE_SECONDS)
 
 
 @needs_unified
@@ -127,7 +121,7 @@ async def test_exactly_the_process_of_the_container_over_its_limit_dies(machine:
     async with enforcing(machine):
         await until_bound(machine, mine.ref)
         machine.hold(culprit.pid, 170)
-        await until(lambda: culprit.poll() is not None)
+        await until(lambda: culprit.poll() is not None, PATIENCE_SECONDS)
         machine.hold(culprit.pid, 0)
         await until_scanned(machine)
     assert culprit.returncode == -9
@@ -143,7 +137,7 @@ async def test_a_process_on_a_device_that_was_not_granted_dies_and_its_sibling_l
     mine = machine.container("mine", 2)
     sibling, foreign = machine.run(mine, 190), machine.run(mine, 1, "GPU-b")
     async with enforcing(machine):
-        await until(lambda: foreign.poll() is not None)
+        await until(lambda: foreign.poll() is not None, PATIENCE_SECONDS)
         assert sibling.poll() is None
 
 
@@ -153,7 +147,7 @@ async def test_a_process_hidden_in_a_nested_cgroup_counts_for_its_container(mach
     disguise = machine.tree.nested(mine, f"kubepods/pod{theirs.ref.pod_uid}/{theirs.ref.container_id}")
     hidden, honest = machine.run(disguise, 150), machine.run(mine, 100)
     async with enforcing(machine):
-        await until(lambda: hidden.poll() is not None)
+        await until(lambda: hidden.poll() is not None, PATIENCE_SECONDS)
         machine.hold(hidden.pid, 0)
         await until_scanned(machine)
         assert honest.poll() is None
@@ -165,7 +159,7 @@ async def test_of_two_containers_in_one_pod_only_the_one_over_its_limit_is_touch
     two = machine.container("two", 4, pod_uid=one.ref.pod_uid, pod_name="both")
     over, within = machine.run(one, 250), machine.run(two, 350)
     async with enforcing(machine):
-        await until(lambda: over.poll() is not None)
+        await until(lambda: over.poll() is not None, PATIENCE_SECONDS)
         machine.hold(over.pid, 0)
         await until_scanned(machine)
         assert within.poll() is None
@@ -176,7 +170,7 @@ async def test_a_stopped_process_is_ended_as_well(machine: Machine) -> None:
     frozen = machine.run(machine.container("mine", 2), 250)
     frozen.send_signal(19)
     async with enforcing(machine):
-        await until(lambda: frozen.poll() is not None)
+        await until(lambda: frozen.poll() is not None, PATIENCE_SECONDS)
     assert frozen.returncode == -9
 
 
@@ -196,7 +190,7 @@ async def test_a_container_that_no_pod_source_names_is_left_alone(machine: Machi
 async def test_a_dry_run_ends_nobody(machine: Machine) -> None:
     process = machine.run(machine.container("mine", 2), 250)
     async with enforcing(machine, EnforcerSettings(dry_run=True)):
-        await until(lambda: bool(machine.enforcement.value.history))
+        await until(lambda: bool(machine.enforcement.value.history), PATIENCE_SECONDS)
         await until_scanned(machine)
     assert process.poll() is None
     assert machine.enforcement.value.outcomes == {"dry_run": 1}

@@ -1,13 +1,9 @@
 """mgctl against a serving daemon: results, messages, exit codes, terminals."""
 
 import json
-import os
 import shlex
-import shutil
 import signal
 import subprocess
-import sys
-from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -15,15 +11,13 @@ import trio
 import yaml
 
 from mortalgpu import __version__
-from mortalgpu.host.table import ProcfsTable
 from mortalgpu.mgctl import client
-from mortalgpu.mgctl.completion import script
 from mortalgpu.rpc.health import Health
 from mortalgpu.rpc.listener import listen_tcp
 from mortalgpu.rpc.server import Server
 from mortalgpu.rpc.status import Code, RpcError
-from tests.scenario.device_api import Served, served
-from tests.scenario.mgctl import COMMAND, Terminal, environment, mgctl, on_terminal
+from tests.scenario.device_api import served
+from tests.scenario.mgctl import COMMAND, environment, mgctl
 from tests.scenario.test_device_api_clients import make_certificate
 from tests.unit.deviceapi import node
 from tests.unit.deviceapi.rig import STATIC_L1
@@ -227,188 +221,3 @@ def test_what_a_server_says_is_made_harmless() -> None:
         told = str(client.explained(RpcError(code, "\x1b[2J\u202e"), "a:1", has_token=True))
         assert all(line.isprintable() for line in told.split("\n"))
         assert told
-
-
-# Starting fast.
-
-DEAR_MODULES = ("trio", "google", "dataclasses", "typing", "asyncio", "argparse", "json", "re", "h2", "ssl", "inspect")
-
-
-@pytest.mark.parametrize("words", [["version"], ["help"], ["frob"], ["completion", "bash"], ["get", "-o", "x"]])
-def test_what_needs_no_daemon_imports_nothing_dear(words: list[str]) -> None:
-    program = f"""
-import sys
-from mortalgpu.mgctl.main import run
-before = set(sys.modules)
-run({words!r})
-print([name for name in {DEAR_MODULES!r} if name in sys.modules], file=sys.stderr)
-"""
-    # -S and -I: what an editable installation imports at the start is none of mgctl's.
-    root = str(Path(client.__file__).parents[2])
-    program = f"import sys; sys.path.insert(0, {root!r})\n{program}"
-    done = subprocess.run([sys.executable, "-S", "-I", "-c", program], check=True, capture_output=True, text=True)
-    assert done.stderr.splitlines()[-1] == "[]"
-
-
-def test_reading_processes_imports_no_more_than_it_must() -> None:
-    heavy = ("asyncio", "jwt", "msgspec", "yaml", "httpx", "google.protobuf.json_format", "argparse")
-    program = f"import sys, mortalgpu.mgctl.get; print([name for name in {heavy!r} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
-    assert done.stdout == "[]\n"
-
-
-def test_a_one_line_script_may_start_it() -> None:
-    program = "from mortalgpu.mgctl.main import run; import sys; sys.exit(run(['/usr/bin/mgctl', 'version']))"
-    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
-    assert done.stdout == f"mgctl {__version__}\n"
-
-
-# On a terminal.
-
-
-def reach(made: Served) -> dict[str, str]:
-    """What mgctl must know to reach the daemon as its operator."""
-    return {"MG_CTL_ADDR": made.network, "MG_CTL_TOKEN": made.node_token()}
-
-
-def echoes(terminal: Terminal) -> bool:
-    return terminal.echoes
-
-
-async def test_top_takes_the_screen_shows_everything_in_80_columns_and_gives_it_back(tmp_path: Path) -> None:
-    async with served(tmp_path) as made:
-        made.enforcement.publish(node.enforcement(node.kill(node.TRAIN_MAIN)))
-        async with on_terminal("top", variables=reach(made)) as terminal:
-            await terminal.until(lambda: "Recent kills" in terminal.screen)
-            assert not echoes(terminal)
-            lines = terminal.screen.splitlines()
-            assert max(len(line) for line in lines) <= 80
-            assert all(name in terminal.screen for name in ("train/main", "infer/main", "Tesla", "█", "python big.py"))
-            made.usage.publish(node.usage(containers=node.usage().containers[:2]))
-            await terminal.until(lambda: "infer" not in terminal.screen)
-            terminal.type(b"q")
-            assert await terminal.end() == 0
-            assert echoes(terminal)
-    assert terminal.seen.startswith("\x1b[?1049h\x1b[?25l")
-    assert terminal.seen.endswith("\x1b[?25h\x1b[?1049l")
-
-
-async def test_top_follows_the_size_of_its_terminal(tmp_path: Path) -> None:
-    async with served(tmp_path) as made:
-        async with on_terminal("top", variables=reach(made)) as terminal:
-            await terminal.until(lambda: "LAST MINUTE" in terminal.screen)
-            terminal.resize(60, 8)
-            await terminal.until(lambda: "more lines" in terminal.screen)
-            assert max(len(line) for line in terminal.screen.splitlines()) <= 60
-            assert len(terminal.screen.splitlines()) < 8
-
-
-async def test_an_interrupted_top_gives_the_screen_back(tmp_path: Path) -> None:
-    async with served(tmp_path) as made:
-        async with on_terminal("top", variables=reach(made)) as terminal:
-            await terminal.until(lambda: "LAST MINUTE" in terminal.screen)
-            terminal.process.send_signal(signal.SIGINT)
-            assert await terminal.end() == 130
-            assert terminal.echoes
-    assert terminal.seen.endswith("\x1b[?25h\x1b[?1049l")
-
-
-async def test_top_waits_for_a_daemon_that_is_started_anew(tmp_path: Path) -> None:
-    address = f"unix://{tmp_path}/sockets/device.sock"
-    with ProcfsTable() as table:
-        async with AsyncExitStack() as stack:
-            async with served(tmp_path, processes=table) as made:
-                running = on_terminal("top", variables={"MG_CTL_ADDR": address, "MG_CTL_TOKEN": made.node_token()})
-                terminal = await stack.enter_async_context(running)
-                await terminal.until(lambda: "infer/main" in terminal.screen)
-            await terminal.until(lambda: "not reachable" in terminal.screen)
-            async with served(tmp_path, processes=table):
-                await terminal.until(lambda: "not reachable" not in terminal.screen)
-                assert "infer/main" in terminal.screen
-                terminal.type(b"q")
-                assert await terminal.end() == 0
-
-
-async def test_top_without_a_terminal_is_plain_text(tmp_path: Path) -> None:
-    async with served(tmp_path) as made:
-        code, output, messages = await mgctl("top", "-n", "2", MG_CTL_ADDR=made.network, MG_CTL_TOKEN=made.node_token())
-    assert (code, messages) == (0, "")
-    assert output.count("mgctl top") == 2
-    assert output.replace("\n", "").isprintable()
-
-
-async def test_top_fits_terminals_that_know_ascii_only(tmp_path: Path) -> None:
-    async with served(tmp_path) as made:
-        code, output, _ = await mgctl(
-            "top", "-n", "1", MG_CTL_ADDR=made.network, MG_CTL_TOKEN=made.node_token(), PYTHONIOENCODING="ascii"
-        )
-    assert code == 0
-    assert "####" in output
-
-
-async def test_watching_on_a_terminal_redraws_in_colour(tmp_path: Path) -> None:
-    async with served(tmp_path) as made:
-        async with on_terminal("get", "p", "-w", variables=reach(made)) as terminal:
-            await terminal.until(lambda: "infer" in terminal.screen)
-            assert "\x1b[32m" in terminal.seen
-            assert max(len(line) for line in terminal.screen.splitlines()) <= 80
-            made.usage.publish(node.usage(containers=node.usage().containers[:2]))
-            await terminal.until(lambda: "infer" not in terminal.screen)
-
-
-@pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
-async def test_colours_can_be_declined(tmp_path: Path, variables: dict[str, str]) -> None:
-    async with served(tmp_path) as made:
-        async with on_terminal("get", "p", variables={**reach(made), **variables}) as terminal:
-            assert await terminal.end() == 0
-    assert "REQ/LIMITS" in terminal.seen
-    assert "\x1b[3" not in terminal.seen
-
-
-# Completion.
-
-
-def complete(line: str) -> list[str]:
-    """What bash offers for a line."""
-    words = line.split(" ")
-    program = f"""
-{script("bash")}
-COMP_WORDS=({" ".join(f"'{word}'" for word in words)}); COMP_CWORD={len(words) - 1}
-_mgctl; printf '%s\\n' "${{COMPREPLY[@]}}"
-"""
-    return subprocess.run(["bash", "-c", program], check=True, capture_output=True, text=True).stdout.split()
-
-
-@pytest.mark.skipif(not shutil.which("bash"), reason="no bash here")
-@pytest.mark.parametrize(
-    ("line", "offers"),
-    [
-        ("mgctl ", ["get", "top", "kill", "ping", "version", "completion", "help"]),
-        ("mgctl g", ["get"]),
-        ("mgctl get ", ["processes", "devices"]),
-        ("mgctl -o json get d", ["devices"]),
-        ("mgctl get p -o ", ["table", "json", "yaml"]),
-        ("mgctl --pr", ["--pretty"]),
-        ("mgctl completion ", ["bash", "zsh"]),
-        ("mgctl frob ", []),
-    ],
-)
-def test_bash_completes(line: str, offers: list[str]) -> None:
-    assert complete(line) == offers
-
-
-@pytest.mark.skipif(not shutil.which("zsh"), reason="no zsh here")
-def test_zsh_accepts_its_script(tmp_path: Path) -> None:
-    (tmp_path / "_mgctl").write_text(script("zsh"))
-    subprocess.run(["zsh", "-n", str(tmp_path / "_mgctl")], check=True)
-
-
-async def test_the_scripts_are_printed(tmp_path: Path) -> None:
-    for shell in ("bash", "zsh"):
-        code, output, _ = await mgctl("completion", shell)
-        assert (code, output) == (0, script(shell))
-        assert "@" not in output.replace("COMPREPLY[@]", "").replace("a token, or @file", "")
-
-
-def test_this_test_runs_where_terminals_exist() -> None:
-    assert os.path.exists("/dev/ptmx")

@@ -10,7 +10,8 @@ from mortalgpu.simulation.driver import A100, V100, v100_uuid, worked_example
 from mortalgpu.simulation.kubelet import AdmissionRefused, TwinKubelet
 from mortalgpu.simulation.kubelet import running as running_kubelet
 from tests.scenario.machine import ALONE, WORKED_EXAMPLE, daemon, machine
-from tests.scenario.sick_node import GPUS, PARTS, SickNode, sick_node, until
+from tests.scenario.sick_node import GPUS, PARTS, SickNode, sick_node
+from tests.waiting import until
 
 GPU_0, GPU_1 = v100_uuid(0), v100_uuid(1)
 
@@ -25,7 +26,9 @@ def sharing(gpus: int = 10, resource: str = GPUS, **more: Any) -> list[dict[str,
 
 async def _has_capacity(node: SickNode, resource: str, count: int) -> None:
     """Wait until kubelet has so many shares; longer than a fresh grant counts as held."""
-    await until(lambda: node.kubelet.capacity(resource) == (count, count), 12, lambda: str(node.kubelet.capacity(resource)))
+    await until(
+        lambda: node.kubelet.capacity(resource) == (count, count), 12, said=lambda: str(node.kubelet.capacity(resource))
+    )
 
 
 async def test_devices_with_nothing_allocated_are_shared_anew_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,10 +117,10 @@ async def test_a_running_daemon_reads_its_file_at_a_signal_and_when_it_changes()
             running.signal(signal.SIGHUP)
             (line,) = await running.logged("configuration changed")
             assert line["config_field"] == "deviceSharing"
-            made.config_path.write_text("nonsense: true\n")
+            made.write_config("nonsense: true\n")
             (line,) = await running.logged("configuration refused; what was in force stays")
             assert "nonsense" in line["error"]
-            made.config_path.write_text(ALONE.replace("test-node", "another") + changed)
+            made.write_config(ALONE.replace("test-node", "another") + changed)
             (line,) = await running.logged("configuration keys keep their value; restart mortalgpu to apply them")
             assert line["config_field"] == "nodeName"
             await running.stop()

@@ -1,7 +1,7 @@
 """The Kubernetes adapter against the scripted peer: what it asks, what it makes of answers, and the faults it must outlive."""
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -10,42 +10,17 @@ import trio
 
 from mortalgpu.cluster.access import ApiAccess
 from mortalgpu.cluster.api import ApiCluster
-from mortalgpu.cluster.base import PodsView
 from mortalgpu.cluster.session import ApiPace
 from mortalgpu.model.pod import Container, ContainerRef
 from tests.standin.apiserver import peer as say
 from tests.standin.apiserver.objects import container_status, pod_object
 from tests.standin.apiserver.peer import Answer, ApiPeer, open_peer
 from tests.standin.apiserver.tls import OPENSSL, self_signed
+from tests.waiting import Watched, until
 
 ID_A, ID_B, ID_C = "a" * 64, "b" * 64, "c" * 64
 QUICK = ApiPace(request_seconds=0.3, idle_seconds=0.5, first_retry_seconds=0.05, page_pods=2)
 needs_openssl = pytest.mark.skipif(OPENSSL is None, reason="the openssl program makes the certificates")
-
-
-class Watched:
-    """A cluster whose views are read one after another, with a deadline."""
-
-    def __init__(self, cluster: ApiCluster, views: AsyncIterator[PodsView]) -> None:
-        self.cluster = cluster
-        self.views = views
-
-    async def until(self, accept: Callable[[PodsView], bool], seconds: float = 5) -> PodsView:
-        last = None
-        with trio.move_on_after(seconds):
-            async for view in self.views:
-                last = view
-                if accept(view):
-                    return view
-        raise AssertionError(f"no such view within {seconds} s; last: {last}")
-
-    async def synced(self, *names: str) -> PodsView:
-        return await self.until(lambda view: view.synced and sorted(pod.name for pod in view.pods.values()) == sorted(names))
-
-    async def unsynced(self, *words: str) -> PodsView:
-        return await self.until(
-            lambda view: not view.synced and bool(view.trouble) and all(word in view.trouble for word in words)
-        )
 
 
 @asynccontextmanager
@@ -63,12 +38,6 @@ async def peer_and_cluster(*script: Answer, pods: tuple[str, ...] = ("a",)) -> A
         peer.next(*script)
         async with watched(ApiAccess(peer.url)) as seen:
             yield peer, seen
-
-
-async def eventually(what: Callable[[], bool], seconds: float = 5) -> None:
-    with trio.fail_after(seconds):
-        while not what():
-            await trio.sleep(0.01)
 
 
 async def test_pods_of_this_node_appear_change_and_vanish() -> None:
@@ -125,7 +94,7 @@ async def test_a_cut_watch_resumes_where_it_was_without_a_list() -> None:
         await seen.synced("a")
         peer.put(pod_object("b"))
         await seen.synced("a", "b")
-        await eventually(lambda: peer.watching == 1)
+        await until(lambda: peer.watching == 1)
         version = str(peer.version)
         peer.cut()
         assert len((await seen.unsynced()).pods) == 2
@@ -138,7 +107,7 @@ async def test_a_cut_watch_resumes_where_it_was_without_a_list() -> None:
 async def test_a_bookmark_moves_the_version_to_resume_from() -> None:
     async with peer_and_cluster() as (peer, seen):
         await seen.synced("a")
-        await eventually(lambda: peer.watching == 1)
+        await until(lambda: peer.watching == 1)
         began = seen.cluster.counts().failures
         peer.bookmark(versions_later=500)
         await trio.testing.wait_all_tasks_blocked(0.05)
@@ -152,7 +121,7 @@ async def test_a_bookmark_moves_the_version_to_resume_from() -> None:
 async def test_a_version_gone_at_the_start_of_a_watch_leads_to_a_fresh_list() -> None:
     async with peer_and_cluster() as (peer, seen):
         await seen.synced("a")
-        await eventually(lambda: peer.watching == 1)
+        await until(lambda: peer.watching == 1)
         peer.down = True
         peer.cut()
         await seen.unsynced()
@@ -170,7 +139,7 @@ async def test_a_version_gone_at_the_start_of_a_watch_leads_to_a_fresh_list() ->
 async def test_a_version_gone_in_the_middle_of_a_watch_leads_to_a_fresh_list() -> None:
     async with peer_and_cluster() as (peer, seen):
         await seen.synced("a")
-        await eventually(lambda: peer.watching == 1)
+        await until(lambda: peer.watching == 1)
         peer.pods.pop("uid-of-a")
         peer.say("ERROR", {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version: 1 (2)"})
         await seen.unsynced("410", "too old resource version")
@@ -181,7 +150,7 @@ async def test_a_version_gone_in_the_middle_of_a_watch_leads_to_a_fresh_list() -
 async def test_another_error_in_a_watch_leads_to_a_list_no_older_than_what_was_seen() -> None:
     async with peer_and_cluster() as (peer, seen):
         await seen.synced("a")
-        await eventually(lambda: peer.watching == 1)
+        await until(lambda: peer.watching == 1)
         version = str(peer.version)
         peer.say("ERROR", {"kind": "Status", "code": 500, "message": "etcd is unwell"})
         await seen.unsynced("etcd is unwell")
@@ -193,7 +162,7 @@ async def test_another_error_in_a_watch_leads_to_a_list_no_older_than_what_was_s
 async def test_a_list_from_the_future_of_a_restored_server_falls_back_to_the_newest_state() -> None:
     async with peer_and_cluster() as (peer, seen):
         await seen.synced("a")
-        await eventually(lambda: peer.watching == 1)
+        await until(lambda: peer.watching == 1)
         peer.next(say.refuse(504, "Too large resource version: 11, current: 3", reason="Timeout"))
         peer.cut()
         await seen.unsynced("Too large")
@@ -293,7 +262,7 @@ async def test_a_line_or_an_answer_beyond_all_measure_is_refused_instead_of_stor
         small = ApiPace(request_seconds=2, line_bytes=100_000, answer_bytes=500_000)
         async with watched(ApiAccess(peer.url), small) as seen:
             await seen.synced("a")
-            await eventually(lambda: peer.watching == 1)
+            await until(lambda: peer.watching == 1)
             peer.put(pod_object("b", annotations={"x": "y" * 300_000}))
             await seen.unsynced("line larger")
             await seen.synced("a", "b")
@@ -395,7 +364,7 @@ async def test_leaving_and_opening_again_starts_from_the_last_known_truth() -> N
         cluster = ApiCluster(ApiAccess(peer.url), "node-1", pace=QUICK)
         async with cluster.pods() as views:
             await Watched(cluster, views).synced("a")
-        await eventually(lambda: peer.watching == 0)
+        await until(lambda: peer.watching == 0)
         async with cluster.pods() as views:
             first = await anext(views)
             assert (first.synced, list(first.pods)) == (False, ["uid-of-a"])

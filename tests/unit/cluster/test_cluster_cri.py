@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import trio
 
-from mortalgpu.cluster.base import PodsView
 from mortalgpu.cluster.cri import CriCluster, find_socket, join_pods
 from mortalgpu.errors import ClusterError
 from mortalgpu.model.pod import Container, Pod, PodNote
 from mortalgpu.rpc.pb.cri.v1 import runtime_pb2 as cri
 from mortalgpu.rpc.status import Code
 from tests.standin.cri import RuntimePeer, containers_of, open_runtime, refusing, sandbox_of
+from tests.waiting import Watched
 
 ID_A, ID_B = "a" * 64, "b" * 64
 POD = Pod("f" * 32, "notebook", "team-a", (Container("main", ID_A), Container("side", ID_B, running=False)))
@@ -57,52 +57,36 @@ def test_a_missing_socket_is_named_with_every_place_that_was_looked_at(tmp_path:
 
 
 @asynccontextmanager
-async def polled(socket: Path, *, poll_seconds: float = 60) -> AsyncIterator[tuple[CriCluster, AsyncIterator[PodsView]]]:
+async def polled(socket: Path, *, poll_seconds: float = 60) -> AsyncIterator[Watched]:
     cluster = CriCluster([socket], poll_seconds=poll_seconds, gap_seconds=0.02)
     async with cluster.pods() as views:
-        yield cluster, views
-
-
-async def until_synced(views: AsyncIterator[PodsView], uids: set[str]) -> PodsView:
-    with trio.fail_after(5):
-        async for view in views:
-            if view.synced and set(view.pods) == uids:
-                return view
-    raise AssertionError("the views ended")
-
-
-async def until_trouble(views: AsyncIterator[PodsView], *words: str) -> PodsView:
-    with trio.fail_after(10):
-        async for view in views:
-            if view.trouble and not view.synced and all(word in view.trouble for word in words):
-                return view
-    raise AssertionError("the views ended")
+        yield Watched(cluster, views, seconds=10)
 
 
 async def test_a_refresh_looks_now_and_not_at_the_next_turn(tmp_path: Path) -> None:
     peer = RuntimePeer()
-    async with open_runtime(tmp_path / "cri.sock", peer), polled(tmp_path / "cri.sock") as (cluster, views):
-        await until_synced(views, set())
+    async with open_runtime(tmp_path / "cri.sock", peer), polled(tmp_path / "cri.sock") as seen:
+        await seen.synced()
         peer.hold(POD)
-        cluster.refresh()
-        assert (await until_synced(views, {POD.uid})).pods == {POD.uid: POD}
+        seen.cluster.refresh()
+        assert (await seen.synced(POD.name)).pods == {POD.uid: POD}
 
 
 async def test_without_a_refresh_changes_are_seen_at_the_next_turn(tmp_path: Path) -> None:
     peer = RuntimePeer()
-    async with open_runtime(tmp_path / "cri.sock", peer), polled(tmp_path / "cri.sock", poll_seconds=0.1) as (_, views):
-        await until_synced(views, set())
+    async with open_runtime(tmp_path / "cri.sock", peer), polled(tmp_path / "cri.sock", poll_seconds=0.1) as seen:
+        await seen.synced()
         peer.hold(POD)
-        await until_synced(views, {POD.uid})
+        await seen.synced(POD.name)
 
 
 async def test_a_storm_of_refreshes_does_not_become_a_storm_of_questions(tmp_path: Path) -> None:
     peer = RuntimePeer()
-    async with open_runtime(tmp_path / "cri.sock", peer), polled(tmp_path / "cri.sock") as (cluster, views):
-        await until_synced(views, set())
+    async with open_runtime(tmp_path / "cri.sock", peer), polled(tmp_path / "cri.sock") as seen:
+        await seen.synced()
         began = trio.current_time()
         while trio.current_time() - began < 0.3:
-            cluster.refresh()
+            seen.cluster.refresh()
             await trio.lowlevel.checkpoint()
         assert peer.asked <= (trio.current_time() - began) / 0.02 + 3
 
@@ -111,26 +95,26 @@ async def test_a_storm_of_refreshes_does_not_become_a_storm_of_questions(tmp_pat
 async def test_a_runtime_that_refuses_leaves_the_last_known_pods_marked_stale(tmp_path: Path, code: Code) -> None:
     peer = RuntimePeer()
     peer.hold(POD)
-    async with open_runtime(tmp_path / "cri.sock", peer), polled(tmp_path / "cri.sock", poll_seconds=0.05) as (_, views):
-        await until_synced(views, {POD.uid})
+    async with open_runtime(tmp_path / "cri.sock", peer), polled(tmp_path / "cri.sock", poll_seconds=0.05) as seen:
+        await seen.synced(POD.name)
         peer.refusal = refusing(code, "not today")
-        view = await until_trouble(views, "not today", code.name)
+        view = await seen.unsynced("not today", code.name)
         assert (set(view.pods), view.source) == ({POD.uid}, "cri")
         peer.refusal = None
-        await until_synced(views, {POD.uid})
+        await seen.synced(POD.name)
 
 
 async def test_a_runtime_that_is_restarted_is_found_again(tmp_path: Path) -> None:
     peer = RuntimePeer()
-    async with polled(tmp_path / "cri.sock", poll_seconds=0.05) as (cluster, views):
-        await until_trouble(views, "no container runtime socket found", str(tmp_path / "cri.sock"))
+    async with polled(tmp_path / "cri.sock", poll_seconds=0.05) as seen:
+        await seen.unsynced("no container runtime socket found", str(tmp_path / "cri.sock"))
         async with open_runtime(tmp_path / "cri.sock", peer):
-            await until_synced(views, set())
-        await until_trouble(views)
+            await seen.synced()
+        await seen.unsynced()
         peer.hold(POD)
         async with open_runtime(tmp_path / "cri.sock", peer):
-            await until_synced(views, {POD.uid})
-        assert cluster.counts().failures >= 2
+            await seen.synced(POD.name)
+        assert seen.cluster.counts().failures >= 2
 
 
 async def test_a_runtime_that_sleeps_is_waited_for_no_longer_than_the_deadline(
@@ -139,10 +123,10 @@ async def test_a_runtime_that_sleeps_is_waited_for_no_longer_than_the_deadline(
     monkeypatch.setattr("mortalgpu.cluster.cri._DEADLINE_SECONDS", 0.2)
     peer = RuntimePeer()
     peer.asleep = True
-    async with open_runtime(tmp_path / "cri.sock", peer), polled(tmp_path / "cri.sock", poll_seconds=0.05) as (_, views):
-        await until_trouble(views, "did not answer within")
+    async with open_runtime(tmp_path / "cri.sock", peer), polled(tmp_path / "cri.sock", poll_seconds=0.05) as seen:
+        await seen.unsynced("did not answer within")
         peer.asleep = False
-        await until_synced(views, set())
+        await seen.synced()
 
 
 async def test_a_note_becomes_a_log_line(caplog: pytest.LogCaptureFixture) -> None:

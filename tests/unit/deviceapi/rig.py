@@ -25,6 +25,7 @@ from mortalgpu.model.usage import Usage
 from mortalgpu.rpc.channel import Channel, channel_over
 from mortalgpu.rpc.pb.device.v1 import device_pb2 as pb
 from mortalgpu.rpc.peer import STRANGER, Peer
+from mortalgpu.rpc.status import Code, RpcError
 from mortalgpu.simulation.host import SimulatedHost, Temper
 from tests.unit.deviceapi import node
 
@@ -64,6 +65,16 @@ class Client:
         return self.channel.stream(
             f"/{NAME}/StreamGpuContainers", request, pb.StreamGpuContainersResponse, metadata=self._metadata
         )
+
+
+async def outcome(client: Client, method: str, fields: dict[str, object]) -> Code:
+    """Return how a call ends; UNKNOWN for a refusal that tells more than it should."""
+    try:
+        await client.ask(method, **fields)
+    except RpcError as error:
+        told_why = error.code is Code.UNAUTHENTICATED and error.details != "a valid token is needed"
+        return Code.UNKNOWN if told_why else error.code
+    return Code.OK
 
 
 class Rig:

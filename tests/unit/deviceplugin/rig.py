@@ -1,9 +1,7 @@
 """A device plugin beside a twin kubelet on real Unix sockets, without driver or daemon."""
 
-import shutil
-import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +26,7 @@ from mortalgpu.rpc.listener import UnixListener
 from mortalgpu.rpc.server import Server
 from mortalgpu.simulation.driver import v100_uuid, worked_example
 from mortalgpu.simulation.kubelet import TwinKubelet, running
+from tests.waiting import until
 
 R = "mortalgpu/a"
 S = "mortalgpu/b"
@@ -48,16 +47,6 @@ def shared(number: int, resource: str = R, shares: int = 4, numa_node: int | Non
 def ids(number: int, *shares: int) -> list[str]:
     """Return meta-device ids."""
     return [f"{v100_uuid(number)}::{share}" for share in shares]
-
-
-@contextmanager
-def short_folder() -> Iterator[Path]:
-    """Make a folder whose path leaves room for a socket's name."""
-    folder = Path(tempfile.mkdtemp(prefix="mg-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 class Node:
@@ -138,15 +127,6 @@ class DeafKubelet:
         self.endpoints.append(endpoint)
         if len(self.endpoints) == 2:
             raise KubeletError("no answer")
-
-
-async def until(condition: Callable[[], object], seconds: float = 5) -> float:
-    """Wait for a condition; return the seconds it took. Raises trio.TooSlowError when it takes longer."""
-    begun = trio.current_time()
-    with trio.fail_after(seconds):
-        while not condition():
-            await trio.sleep(0.005)
-    return trio.current_time() - begun
 
 
 def of(devices: Sequence[SharedDevice]) -> list[str]:

@@ -10,7 +10,9 @@ from mortalgpu.deviceplugin.plugins import Plugins
 from mortalgpu.errors import HostError
 from mortalgpu.model.share import SharedDevice
 from mortalgpu.simulation.kubelet import TwinKubelet, running
-from tests.unit.deviceplugin.rig import DeafKubelet, Node, R, S, shared, short_folder, until
+from tests.folders import short_folder
+from tests.unit.deviceplugin.rig import DeafKubelet, Node, R, S, shared
+from tests.waiting import until
 
 BOTH: tuple[SharedDevice, ...] = (shared(0, R), shared(1, S, shares=3))
 

@@ -11,7 +11,9 @@ import trio
 from mortalgpu.deviceplugin.server import Plugin, Rhythm, fresh_socket_name, remove_dead_sockets
 from mortalgpu.errors import HostError
 from mortalgpu.simulation.kubelet import running
-from tests.unit.deviceplugin.rig import FIRST, QUICK, DeafKubelet, Node, R, shared, short_folder, until
+from tests.folders import short_folder
+from tests.unit.deviceplugin.rig import FIRST, QUICK, DeafKubelet, Node, R, shared
+from tests.waiting import until
 
 DEFAULT = Rhythm()
 

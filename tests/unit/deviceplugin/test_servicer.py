@@ -19,7 +19,8 @@ from mortalgpu.model.grant import Mount
 from mortalgpu.rpc.pb.deviceplugin.v1beta1 import deviceplugin_pb2 as pb
 from mortalgpu.simulation.kubelet import AdmissionRefused
 from tests.bench.client import PluginClient
-from tests.unit.deviceplugin.rig import FIRST, SECOND, Node, R, ids, of, shared, short_folder
+from tests.folders import short_folder
+from tests.unit.deviceplugin.rig import FIRST, SECOND, Node, R, ids, of, shared
 
 Code = grpc.StatusCode
 ALLOCATE = "/v1beta1.DevicePlugin/Allocate"

@@ -12,12 +12,6 @@ from mortalgpu.simulation.host import Temper
 from tests.unit.scan.node import Node, enforcing, looks
 
 
-@pytest.fixture
-def autojump_clock() -> trio.testing.MockClock:
-    """Virtual time that jumps when nobody has anything to do."""
-    return trio.testing.MockClock(autojump_threshold=0)
-
-
 async def test_enforcement_that_is_off_stops_nobody_until_it_is_on(autojump_clock: trio.testing.MockClock) -> None:
     node, settings = Node(), Latest(EnforcerSettings(enabled=False))
     process = node.run(node.add_pod(1, 2), 250)

@@ -1,9 +1,7 @@
 """Announcing a plugin to kubelet, and every way in which kubelet is not there. Real sockets."""
 
 import os
-import shutil
 import socket
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from mortalgpu.kubelet import registration
 from mortalgpu.kubelet.registration import KubeletRegistrar
 from mortalgpu.rpc.pb.deviceplugin.v1beta1 import deviceplugin_pb2 as pb
 from mortalgpu.simulation.kubelet import TwinKubelet, running
+from tests.folders import short_folder
 
 R = "mortalgpu/a"
 OPTIONS = pb.DevicePluginOptions(get_preferred_allocation_available=True)
@@ -22,9 +21,8 @@ OPTIONS = pb.DevicePluginOptions(get_preferred_allocation_available=True)
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    made = Path(tempfile.mkdtemp(prefix="mg-"))
-    yield made
-    shutil.rmtree(made, ignore_errors=True)
+    with short_folder() as made:
+        yield made
 
 
 def registrar(folder: Path) -> KubeletRegistrar:

@@ -27,8 +27,8 @@ from tests.unit.rpc.trial import (
     in_memory,
     nothing_left_behind,
     served,
-    until,
 )
+from tests.waiting import until
 
 Script = Callable[[RawClient], Awaitable[None]]
 

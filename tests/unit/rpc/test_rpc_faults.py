@@ -36,8 +36,8 @@ from tests.unit.rpc.trial import (
     nothing_left_behind,
     raw_client,
     served,
-    until,
 )
+from tests.waiting import until
 
 OK, INVALID, EXHAUSTED, UNIMPLEMENTED, INTERNAL = (
     str(int(code)) for code in (Code.OK, Code.INVALID_ARGUMENT, Code.RESOURCE_EXHAUSTED, Code.UNIMPLEMENTED, Code.INTERNAL)

@@ -21,7 +21,8 @@ from mortalgpu.rpc.pb.device.v1 import device_pb2
 from mortalgpu.rpc.reflection import reflection_services
 from mortalgpu.rpc.server import Server, Service, unary
 from mortalgpu.rpc.status import Code, RpcError, Unavailable
-from tests.unit.rpc.trial import CHAT, ECHO, FLOOD, HANG, WATCH, Note, Trial, served, until
+from tests.unit.rpc.trial import CHAT, ECHO, FLOOD, HANG, WATCH, Note, Trial, served
+from tests.waiting import until
 
 T = TypeVar("T")
 SERIALIZERS: dict[str, Any] = {"request_serializer": Note.SerializeToString, "response_deserializer": Note.FromString}

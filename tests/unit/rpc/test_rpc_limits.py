@@ -23,8 +23,8 @@ from tests.unit.rpc.trial import (
     nothing_left_behind,
     raw_client,
     served,
-    until,
 )
+from tests.waiting import until
 
 
 async def test_a_slow_reader_holds_up_its_handler_and_not_our_memory(tmp_path: Path) -> None:

@@ -26,8 +26,8 @@ from tests.unit.rpc.trial import (
     nothing_left_behind,
     raw_client,
     served,
-    until,
 )
+from tests.waiting import until
 
 
 async def test_a_call_over_a_unix_socket_is_answered(tmp_path: Path) -> None:

@@ -2,10 +2,9 @@
 
 import os
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import trio
 from hpack.hpack import Decoder, Encoder
@@ -18,6 +17,7 @@ from mortalgpu.rpc.limits import Limits
 from mortalgpu.rpc.listener import UnixListener
 from mortalgpu.rpc.pb.deviceplugin.v1beta1.deviceplugin_pb2 import RegisterRequest
 from mortalgpu.rpc.server import Call, Receive, Send, Server, Service, bidirectional, streaming, unary
+from tests.waiting import until
 
 Note = RegisterRequest
 """A message with some text in it."""
@@ -85,13 +85,6 @@ class Trial:
             await trio.sleep_forever()
         finally:
             self.running -= 1
-
-
-async def until(condition: Callable[[], Any], seconds: float = 5.0) -> None:
-    """Wait until a condition holds; fail when it does not in time."""
-    with trio.fail_after(seconds):
-        while not condition():
-            await trio.sleep(0.002)
 
 
 @asynccontextmanager

@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import pytest
 import trio
 import trio.testing
 
@@ -13,12 +12,6 @@ from mortalgpu.scan.books import Books, BooksTempo
 from mortalgpu.simulation.host import SimulatedClock
 from tests.unit.scan.making import holds, ids, pod, view
 from tests.unit.scan.node import ScriptedKubelet
-
-
-@pytest.fixture
-def autojump_clock() -> trio.testing.MockClock:
-    """Virtual time that jumps when nobody has anything to do."""
-    return trio.testing.MockClock(autojump_threshold=0)
 
 
 class _SlowKubelet(ScriptedKubelet):

@@ -14,12 +14,6 @@ from tests.unit.scan.making import RESOURCE, cid, pod, ref, shared
 from tests.unit.scan.node import Node, looks, names, scanning
 
 
-@pytest.fixture
-def autojump_clock() -> trio.testing.MockClock:
-    """Virtual time that jumps when nobody has anything to do."""
-    return trio.testing.MockClock(autojump_threshold=0)
-
-
 async def test_the_first_usage_is_there_when_the_service_is_started(autojump_clock: trio.testing.MockClock) -> None:
     node = Node()
     node.add_pod(1, 2)
