@@ -85,6 +85,10 @@ on-binary *words:
 bench *words:
     python -m tests.bench {{ words }}
 
+# The soak: the daemon for two hours on a node that never rests; `--for 60` for a minute of it. Judged, with charts, in build/.
+soak *words:
+    python -m tests.soak {{ words }}
+
 # Generate the protobuf modules from proto/ (committed).
 proto:
     PYTHON=python sh packaging/proto.sh

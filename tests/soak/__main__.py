@@ -12,29 +12,46 @@ from pathlib import Path
 
 import trio
 
-from tests.soak.ledger import Ledger
+from tests.soak import picture
+from tests.soak.judge import judge, passed
+from tests.soak.ledger import Ledger, read_run
 from tests.soak.run import soak
 
 
 def main() -> None:
-    """Run, and leave with 1 when the daemon did not keep its promises."""
-    parser = argparse.ArgumentParser(prog="tests.soak", description=__doc__)
+    """Run, or read an earlier run, and judge; leaves with 1 when the daemon did not keep its promises."""
+    parser = argparse.ArgumentParser(prog="tests.soak", description=__doc__.partition("\n")[0])
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--hours", type=float, default=2.0, help="how long (default: 2)")
     length.add_argument("--for", type=float, dest="seconds", metavar="SECONDS", help="how long, in seconds")
+    length.add_argument("--judge", action="store_true", help="judge the samples of an earlier run instead")
     parser.add_argument("--samples", type=Path, default=Path("build/soak.jsonl"), help="where the samples go, as JSON lines")
-    parser.add_argument("--seed", type=int, default=20_241_122)
+    parser.add_argument("--json", type=Path, default=Path("build/soak.json"), help="where the judgement goes, with a series")
+    parser.add_argument("--charts", type=Path, default=Path("build/soak.txt"), help="where the table and the charts go")
+    parser.add_argument("--seed", type=int, default=20_241_122, help="of everything that happens by chance")
     chosen = parser.parse_args()
-    chosen.samples.parent.mkdir(parents=True, exist_ok=True)
-    chosen.samples.unlink(missing_ok=True)
-    seconds = chosen.seconds or chosen.hours * 3600
-    ledger = Ledger(chosen.samples)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    trio.run(soak, ledger, seconds, chosen.seed)
-    print(json.dumps(ledger.counts, indent=1))
-    for text in ledger.wrongs:
-        print(f"BROKEN: {text}")
-    sys.exit(bool(ledger.wrongs))
+    if not chosen.judge:
+        for path in (chosen.samples, chosen.json, chosen.charts):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        trio.run(soak, Ledger(chosen.samples), chosen.seconds or chosen.hours * 3600, chosen.seed)
+    sys.exit(0 if _tell(chosen.samples, chosen.json, chosen.charts) else 1)
+
+
+def _tell(samples: Path, as_json: Path, as_text: Path) -> bool:
+    """Judge a run, print it, keep it in two files; tell whether it passed."""
+    run = read_run(samples)
+    findings = judge(run)
+    verdict = "as it was in the beginning" if passed(findings) else "NOT as it was in the beginning"
+    head = f"mortalgpu {run.about['version']}, {'frozen' if run.about['frozen'] else 'unfrozen'}: {verdict}"
+    parts = [f"{head}, after {run.seconds:.0f} s", picture.table(findings), picture.counts(run), picture.charts(run)]
+    parts += [f"BROKEN: {text}" for text in run.wrongs]
+    text = "\n\n".join(parts)
+    as_text.write_text(f"{text}\n")
+    as_json.write_text(json.dumps(picture.document(run, findings), separators=(",", ":")) + "\n")
+    print(text)
+    return passed(findings)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.soak.judge import Run
+
 MOST_WRONGS = 200
 """So many broken promises are written out; the rest is counted."""
 
@@ -50,3 +52,12 @@ class Ledger:
         """Append a sample, with the latencies since the one before and all counts so far."""
         latencies, self._latencies = dict(self._latencies), defaultdict(list)
         self.write("sample", **values, latencies=latencies, counts=dict(self.counts))
+
+
+def read_run(path: Path) -> Run:
+    """Read what a ledger wrote."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    about = next(line for line in lines if line["kind"] == "begin")
+    samples = [line for line in lines if line["kind"] == "sample"]
+    wrongs = [line["what"] for line in lines if line["kind"] == "wrong"]
+    return Run({name: value for name, value in about.items() if name not in ("kind", "t")}, samples, wrongs)

@@ -6,6 +6,7 @@ condemned process must die by SIGKILL, and no other may.
 
 import os
 import random
+import re
 import subprocess
 import time
 import uuid
@@ -305,4 +306,4 @@ def _reason(text: str) -> str:
     for word in ("unavailable", "unregistered", "unhealthy"):
         if word in text:
             return word
-    return text[:100]
+    return re.sub(r"\d+", "N", text)[:160]
