@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 
 from mortalgpu import __version__
 from mortalgpu.mgctl.arguments import Options
+from mortalgpu.mgctl.codes import FAILED, UNREACHABLE
 from mortalgpu.mgctl.text import harmless
 from mortalgpu.rpc.channel import Answers, Channel, channel_over, open_channel
 from mortalgpu.rpc.pb.device.v1 import device_pb2 as pb
@@ -25,8 +26,6 @@ CALL_SECONDS = 10.0
 CONTAINER_SOCKET = "/run/mortalgpu/device.sock"
 ADMIN_SOCKET = "/var/lib/mortalgpu/admin.sock"
 NODE_ADDRESS = "localhost:50052"
-
-FAILED, UNREACHABLE = 1, 69
 
 Response = TypeVar("Response", bound=Message)
 

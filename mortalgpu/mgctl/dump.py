@@ -28,6 +28,11 @@ def _value(message: Message, field: Any) -> Any:
     return as_data(value) if isinstance(value, Message) else value
 
 
+def written(data: Any, output: str, *, pretty: bool) -> str:
+    """Return data in the form that `--output` names: `json`, which may be pretty, or `yaml`."""
+    return as_json(data, pretty=pretty) if output == "json" else as_yaml(data)
+
+
 def as_json(data: Any, *, pretty: bool) -> str:
     """Return JSON, on one line unless it is to be pretty."""
     return json.dumps(data, indent=2) if pretty else json.dumps(data, separators=(",", ":"))

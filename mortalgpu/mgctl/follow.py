@@ -5,7 +5,8 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from mortalgpu.mgctl.arguments import Options
-from mortalgpu.mgctl.client import UNREACHABLE, Daemon, Failure, daemon
+from mortalgpu.mgctl.client import Daemon, Failure, daemon
+from mortalgpu.mgctl.codes import UNREACHABLE
 from mortalgpu.rpc.pb.device.v1 import device_pb2 as pb
 
 AGAIN_SECONDS = 1.0

@@ -3,10 +3,9 @@
 from mortalgpu.mgctl import dump, render, screen
 from mortalgpu.mgctl.arguments import Options
 from mortalgpu.mgctl.client import Daemon, daemon, tell_skew
+from mortalgpu.mgctl.codes import DONE
 from mortalgpu.mgctl.follow import follow
 from mortalgpu.rpc.pb.device.v1 import device_pb2 as pb
-
-DONE = 0
 
 _PARTINGS = {"yaml": ["---"], "table": [""], "json": []}
 """What stands between snapshots that follow each other."""
@@ -15,7 +14,7 @@ _PARTINGS = {"yaml": ["---"], "table": [""], "json": []}
 async def get(options: Options) -> int:
     """Run the command and return its exit code. Raises Failure."""
     if options.watch:
-        await follow(options, _Watch(options).show)
+        await follow(options, Watch(options).show)
         return DONE
     async with daemon(options) as connected:
         if options.kind == "devices":
@@ -29,7 +28,7 @@ async def get(options: Options) -> int:
     return DONE
 
 
-class _Watch:
+class Watch:
     """Shows snapshots one over the other on a terminal, one after the other elsewhere."""
 
     def __init__(self, options: Options) -> None:
@@ -51,15 +50,10 @@ class _Watch:
 def _processes(response: pb.GetGpuContainersResponse, options: Options) -> list[str]:
     if options.output == "table":
         return render.processes(response, screen.paint(), width=screen.width(), ruled=options.pretty)
-    return [_dumped(response, options)]
+    return [dump.written(dump.as_data(response), options.output, pretty=options.pretty)]
 
 
 def _devices(response: pb.GetDevicesResponse, options: Options) -> list[str]:
     if options.output == "table":
         return render.devices(response, screen.paint(), width=screen.width(), ruled=options.pretty)
-    return [_dumped(response, options)]
-
-
-def _dumped(message: pb.GetGpuContainersResponse | pb.GetDevicesResponse, options: Options) -> str:
-    data = dump.as_data(message)
-    return dump.as_json(data, pretty=options.pretty) if options.output == "json" else dump.as_yaml(data)
+    return [dump.written(dump.as_data(response), options.output, pretty=options.pretty)]

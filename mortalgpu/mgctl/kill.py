@@ -5,9 +5,8 @@ import sys
 from mortalgpu.mgctl import dump, screen
 from mortalgpu.mgctl.arguments import Options
 from mortalgpu.mgctl.client import Daemon, Failure, daemon
+from mortalgpu.mgctl.codes import DONE
 from mortalgpu.rpc.pb.device.v1 import device_pb2 as pb
-
-DONE = 0
 
 
 async def kill(options: Options) -> int:
@@ -28,13 +27,10 @@ async def kill(options: Options) -> int:
 
 
 def _tell(ended: list[int], options: Options) -> None:
-    match options.output:
-        case "json":
-            screen.show([dump.as_json({"killed": ended}, pretty=options.pretty)])
-        case "yaml":
-            screen.show([dump.as_yaml({"killed": ended})])
-        case _:
-            screen.show([f"killed {pid}" for pid in ended])
+    if options.output == "table":
+        screen.show([f"killed {pid}" for pid in ended])
+    else:
+        screen.show([dump.written({"killed": ended}, options.output, pretty=options.pretty)])
 
 
 async def _hint(connected: Daemon, pid: int) -> str:

@@ -9,8 +9,7 @@ import sys
 
 from mortalgpu import __version__
 from mortalgpu.mgctl.arguments import Options, UsageError, parse
-
-DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+from mortalgpu.mgctl.codes import DONE, FAILED, INTERRUPTED, USAGE
 
 
 def run(words: list[str]) -> int:

@@ -5,10 +5,9 @@ import trio
 from mortalgpu.mgctl import dump, screen
 from mortalgpu.mgctl.arguments import Options
 from mortalgpu.mgctl.client import Daemon, Failure, daemon, tell_skew
+from mortalgpu.mgctl.codes import DONE
 from mortalgpu.mgctl.text import harmless
 from mortalgpu.rpc.pb.device.v1 import device_pb2 as pb
-
-DONE = 0
 
 
 async def ping(options: Options) -> int:
@@ -23,7 +22,7 @@ async def ping(options: Options) -> int:
         tail = f"; its version is {harmless(version)}" if version else ""
         screen.show([f"the daemon at {harmless(connected.address)} answered in {took:g} ms{tail}"])
     else:
-        screen.show([dump.as_json(data, pretty=options.pretty) if options.output == "json" else dump.as_yaml(data)])
+        screen.show([dump.written(data, options.output, pretty=options.pretty)])
     tell_skew(version)
     return DONE
 

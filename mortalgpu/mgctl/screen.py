@@ -5,7 +5,7 @@ import sys
 
 from mortalgpu.mgctl.text import Paint, clip
 
-_CLEAR, _HOME, _CLEAR_BELOW = "\x1b[2J", "\x1b[H", "\x1b[J"
+_CLEAR, _HOME, _CLEAR_REST, _CLEAR_BELOW = "\x1b[2J", "\x1b[H", "\x1b[K", "\x1b[J"
 
 
 def is_terminal() -> bool:
@@ -42,7 +42,6 @@ def redraw(lines: list[str], *, first: bool = False) -> None:
     """Replace what the terminal shows by these lines, as far as they fit; without a flicker. The first time it is cleared."""
     columns, rows = size()
     kept = lines if len(lines) < rows else [*lines[: rows - 2], f"… {len(lines) - rows + 2} more lines"]
-    sys.stdout.write(
-        ("\x1b[2J" if first else "") + "\x1b[H" + "".join(f"{clip(line, columns)}\x1b[K\n" for line in kept) + "\x1b[J"
-    )
+    picture = "".join(f"{clip(line, columns)}{_CLEAR_REST}\n" for line in kept)
+    sys.stdout.write(f"{_CLEAR if first else ''}{_HOME}{picture}{_CLEAR_BELOW}")
     sys.stdout.flush()

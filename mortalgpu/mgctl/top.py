@@ -8,15 +8,15 @@ from contextlib import contextmanager
 
 import trio
 
-from mortalgpu.mgctl import dump, screen
+from mortalgpu.mgctl import screen
 from mortalgpu.mgctl.arguments import Options
-from mortalgpu.mgctl.client import UNREACHABLE, Daemon, Failure
+from mortalgpu.mgctl.client import Daemon, Failure
+from mortalgpu.mgctl.codes import DONE, UNREACHABLE
 from mortalgpu.mgctl.follow import follow
+from mortalgpu.mgctl.get import Watch
 from mortalgpu.mgctl.text import PLAIN
 from mortalgpu.mgctl.topview import ASCII, BLOCKS, View
 from mortalgpu.rpc.pb.device.v1 import device_pb2 as pb
-
-DONE = 0
 
 LIVE_GAP_SECONDS = 0.25
 PLAIN_GAP_SECONDS = 0.9
@@ -32,7 +32,7 @@ _LOST = "the daemon is not reachable; trying again"
 async def top(options: Options) -> int:
     """Show pictures until `q`, or until `--count` were shown. Raises Failure."""
     if options.output != "table":
-        await follow(options, _Dump(options).show)
+        await follow(options, Watch(options).show)
         return DONE
     encoding = (sys.stdout.encoding or "").lower().replace("-", "")
     pictures = _Pictures(options, View(BLOCKS if encoding.startswith("utf") else ASCII), live=screen.is_terminal())
@@ -56,22 +56,6 @@ async def _until_q(pictures: "_Pictures", options: Options) -> None:
         nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure
-
-
-class _Dump:
-    """Prints snapshots for programs."""
-
-    def __init__(self, options: Options) -> None:
-        self._options = options
-        self._shown = 0
-
-    async def show(self, _daemon: Daemon, snapshot: pb.GetGpuContainersResponse) -> bool:
-        data = dump.as_data(snapshot)
-        as_json = self._options.output == "json"
-        text = dump.as_json(data, pretty=self._options.pretty) if as_json else dump.as_yaml(data)
-        screen.show(["---", text] if self._shown and not as_json else [text])
-        self._shown += 1
-        return self._shown == self._options.count
 
 
 class _Pictures:
