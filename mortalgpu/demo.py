@@ -9,11 +9,11 @@ import random
 import shutil
 import signal
 import sys
-import tempfile
 import textwrap
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import trio
 
@@ -24,6 +24,7 @@ from mortalgpu.host.systemd import Unwatched
 from mortalgpu.kubelet.registration import KubeletRegistrar
 from mortalgpu.model.kill import KillRecord
 from mortalgpu.model.share import SharedDevice
+from mortalgpu.sharing.metaid import parse_id
 from mortalgpu.simulation.driver import A100, V100
 from mortalgpu.simulation.kubelet import AdmissionRefused, running
 from mortalgpu.simulation.node import Notebook, SimulatedNode
@@ -47,10 +48,14 @@ Say = Callable[[str], None]
 
 async def run(seconds: float | None, *, plain: bool) -> None:
     """Show the demo for `seconds`, or until SIGINT (Ctrl-C) or SIGTERM. Leaves nothing behind."""
-    with _short_directory() as root, trio.move_on_after(seconds if seconds is not None else math.inf) as scope:
+    # A short path, for the sockets in it.
+    with (
+        TemporaryDirectory(prefix="mortalgpu-", ignore_cleanup_errors=True) as root,
+        trio.move_on_after(seconds or math.inf) as scope,
+    ):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_end_on_signal, scope)
-            await _show(root, live=sys.stdout.isatty() and not plain)
+            await _show(Path(root), live=sys.stdout.isatty() and not plain)
 
 
 async def _end_on_signal(scope: trio.CancelScope) -> None:
@@ -102,17 +107,6 @@ def _config(root: Path) -> Config:
             "exporter": {"address": "127.0.0.1:0", "daemonAddress": "127.0.0.1:0", "perProcess": True},
         }
     )
-
-
-class _short_directory:  # noqa: N801 - used as a word of the with statement
-    """A directory for sockets, whose paths must be short; removed at the end."""
-
-    def __enter__(self) -> Path:
-        self._path = Path(tempfile.mkdtemp(prefix="mortalgpu-"))
-        return self._path
-
-    def __exit__(self, *_details: object) -> None:
-        shutil.rmtree(self._path, ignore_errors=True)
 
 
 # Who lives on the node.
@@ -258,7 +252,7 @@ class _Screen:
     def _taken(self) -> dict[str, int]:
         taken: dict[str, int] = {}
         for text in self._node.kubelet.held():
-            uuid = text.rpartition("::")[0]
+            uuid, _ = parse_id(text)
             taken[uuid] = taken.get(uuid, 0) + 1
         return taken
 

@@ -27,6 +27,7 @@ from mortalgpu.allocator.program import MAX_OUTPUT_BYTES, Outcome, run_program
 from mortalgpu.allocator.room import survey
 from mortalgpu.errors import ExternalAllocatorError
 from mortalgpu.model.share import SharedDevice
+from mortalgpu.sharing.metaid import numbers_by_device
 
 _LONGEST_REASON = 300
 
@@ -85,10 +86,7 @@ class ExternalAllocator:
 
 def question(request: Request, devices: Sequence[SharedDevice]) -> bytes:
     """Return what the program reads: one JSON object on one line. `free` counts a device's available ids."""
-    free: dict[str, int] = {}
-    for text in request.available:
-        uuid = text.rpartition("::")[0]
-        free[uuid] = free.get(uuid, 0) + 1
+    free = {uuid: len(numbers) for uuid, numbers in numbers_by_device(request.available).items()}
     document = {
         "version": 1,
         "resource": request.resource,

@@ -8,8 +8,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from mortalgpu.errors import Unauthenticated
-
-SEPARATOR = "::"
+from mortalgpu.sharing.metaid import SEPARATOR, format_ids, numbers_by_device
 
 MOST_PLAIN = 100
 """Up to so many ids are written one by one."""
@@ -21,11 +20,7 @@ def pack(ids: Sequence[str]) -> list[str]:
     """Return the form that goes into a token."""
     if len(ids) <= MOST_PLAIN:
         return list(ids)
-    numbers: dict[str, list[int]] = {}
-    for text in ids:
-        uuid, _, digits = text.rpartition(SEPARATOR)
-        numbers.setdefault(uuid, []).append(int(digits))
-    return [f"{uuid}{SEPARATOR}{_ranges(found)}" for uuid, found in numbers.items()]
+    return [f"{uuid}{SEPARATOR}{_ranges(found)}" for uuid, found in numbers_by_device(ids).items()]
 
 
 def unpack(entries: object) -> tuple[str, ...]:
@@ -50,7 +45,7 @@ def _expand(entry: str, room: int) -> Iterable[str]:
         span = range(int(first), int(last or first) + 1)
         if len(span) > room - len(ids):
             raise Unauthenticated("token's metaDevices holds too many ids")
-        ids += [f"{uuid}{SEPARATOR}{number}" for number in span]
+        ids += format_ids(uuid, span)
     return ids
 
 
