@@ -70,6 +70,8 @@ log = logging.getLogger(__name__)
 
 STOP_SECONDS = 5.0
 FAREWELL_SECONDS = 1.0
+READY_SECONDS = 5.0
+"""How long the service manager, which blocks for a second at most, may take to hear that we are ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +185,9 @@ async def services(config: Config, ports: Ports, facts: Facts, in_force: InForce
         await nursery.start(Plugins(facts.inventory, _plugin_maker(in_force, ports, facts, holdings, isolation)).serve)
         for endpoint in _exporters(in_force, ports, facts):
             await nursery.start(endpoint)
-        await ports.manager.ready(f"sharing {', '.join(facts.inventory.value.resources) or 'nothing'}")
+        # Said, or the supervisor hears of it by our end: a daemon that nobody knows to be ready is watched by nobody.
+        with trio.fail_after(READY_SECONDS):
+            await ports.manager.ready(f"sharing {', '.join(facts.inventory.value.resources) or 'nothing'}")
         try:
             yield partial(_take, discovery, in_force)
         finally:

@@ -39,6 +39,8 @@ class Rhythm:
 
     look_seconds: float = 0.3
     """How often kubelet's socket and ours are looked at."""
+    register_seconds: float = 30.0
+    """How long kubelet may take to accept a registration; the adapter has a deadline of its own, which is shorter."""
     first_list_seconds: float = 15.0
     """How long kubelet may take to ask for the list after it accepted the registration (1.20 dials only then)."""
     drain_seconds: float = 2.0
@@ -151,10 +153,11 @@ class _Registration:
 
     async def _until_dropped(self, endpoint: str, task_status: trio.TaskStatus[None]) -> str:
         try:
-            await self._registrar.register(self._offer.resource, endpoint)
-        except KubeletError as error:
+            with trio.fail_after(self._rhythm.register_seconds):
+                await self._registrar.register(self._offer.resource, endpoint)
+        except (KubeletError, trio.TooSlowError) as error:
             self._offer.counts.failed_registrations += 1
-            log.warning("registration failed", extra={"resource": self._offer.resource, "error": str(error)})
+            log.warning("registration failed", extra={"resource": self._offer.resource, "error": str(error) or "no answer"})
             return "kubelet did not register us"
         watchers = self._servicer.watchers
         with trio.move_on_after(self._rhythm.first_list_seconds):

@@ -48,6 +48,8 @@ class ScanSettings:
     """The same while no process uses any shared device: the first one needs longer than this to set itself up."""
     utilization_seconds: float = 1.0
     """How old a device's utilisation may get while scans are made."""
+    inspect_seconds: float = 5.0
+    """How long the process table may take; it takes milliseconds."""
     refresh_gap_seconds: float = 1.0
     """The shortest time between two hints to the pod source that it is behind."""
     max_overcommit: float = 0.0
@@ -209,9 +211,10 @@ class _Scanner:
         """
         pids = {process.pid for found in processes.values() if not isinstance(found, Fault) for process in found}
         try:
-            hosts = await self._processes.inspect(pids)
-        except HostError as error:
-            self._failed("host", "host", f"processes cannot be inspected: {error}")
+            with trio.fail_after(self._settings.inspect_seconds):
+                hosts = await self._processes.inspect(pids)
+        except (HostError, trio.TooSlowError) as error:
+            self._failed("host", "host", f"processes cannot be inspected: {str(error) or 'no answer in time'}")
             return None
         self._troubles.pop("host", None)
         return hosts

@@ -1,0 +1,82 @@
+"""Every method of every port fails in every way, at its first call and in the middle (in the long form: at every call)."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from tests.campaign import Tally
+from tests.faults.faulty import AnswersLate, Hangs, Kind, Lies, Plan, failures, lies, waits
+from tests.faults.play import play
+from tests.faults.ports import Point, points
+from tests.faults.rehearsal import rehearsed
+from tests.faults.story import CONVERGE_SECONDS, WATCHDOG_SECONDS
+
+pytestmark = pytest.mark.faults
+
+NOBODY_ASKS = {"ServiceManager.status", "ServiceManager.watchdog_seconds"}
+"""Methods of ports that no service uses."""
+
+every_point = pytest.mark.parametrize(
+    "point", [each for each in points() if each.name not in NOBODY_ASKS], ids=lambda point: point.name
+)
+
+
+def test_the_story_calls_every_method_of_every_port() -> None:
+    calls = rehearsed().calls
+    assert {point.name for point in points()} - set(calls) == NOBODY_ASKS
+
+
+@pytest.mark.timeout(7200)
+@every_point
+def test_a_port_that_raises_anything_leaves_the_node_right(
+    point: Point, monkeypatch: pytest.MonkeyPatch, tally: Tally, long_form: bool
+) -> None:
+    strike(point, failures(point), monkeypatch, tally, long_form)
+
+
+@pytest.mark.timeout(7200)
+@every_point
+def test_a_port_that_does_not_answer_leaves_the_node_right(
+    point: Point, monkeypatch: pytest.MonkeyPatch, tally: Tally, long_form: bool
+) -> None:
+    strike(point, waits(point), monkeypatch, tally, long_form)
+
+
+@pytest.mark.timeout(7200)
+@every_point
+def test_a_port_that_lies_leaves_the_node_right(
+    point: Point, monkeypatch: pytest.MonkeyPatch, tally: Tally, long_form: bool
+) -> None:
+    strike(point, lies(point, rehearsed().samples.get(point.name, [])), monkeypatch, tally, long_form)
+
+
+def strike(point: Point, kinds: Sequence[Kind], monkeypatch: pytest.MonkeyPatch, tally: Tally, long_form: bool) -> None:
+    """Play the story with each fault; fails with all that went wrong."""
+    found = []
+    for kind in kinds:
+        for numbers in _moments(point, long_form):
+            plan = Plan({(point.name, number): kind for number in numbers})
+            patience = WATCHDOG_SECONDS if isinstance(kind, Hangs | AnswersLate) else 0.0
+            try:
+                run = play(plan, monkeypatch, converge_seconds=CONVERGE_SECONDS + patience)
+                assert plan.injected or isinstance(kind, Lies), "the fault never struck"
+                assert set(run.codes) <= {0, 69, 70, 137}, f"exit codes {run.codes}"
+            except BaseException as error:
+                found.append(f"{point.name} {kind.name} at {numbers}: {_told(error)}")
+            if plan.injected:  # A lie may have found no call at which it would have been one.
+                tally.add("faults injected", len(plan.injected))
+                tally.add("scenarios run")
+    assert not found, "\n".join(["", *found])
+
+
+def _moments(point: Point, long_form: bool) -> list[tuple[int, ...]]:
+    calls = rehearsed().calls[point.name]
+    if long_form:
+        return [(number,) for number in range(1, calls + 1)]
+    return [(1, calls // 2 + 1)] if calls > 1 else [(1,)]
+
+
+def _told(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return f"{type(error).__name__}: {str(error)[:300]}"
