@@ -29,6 +29,7 @@ from mortalgpu.errors import ConfigError
 from mortalgpu.host.base import WallClock
 from mortalgpu.latest import Latest
 from mortalgpu.model.counts import ReloadCounts
+from mortalgpu.statefile import fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +51,6 @@ Take = Callable[[Config], Awaitable[None]]
 
 Raises ConfigError, and then nothing has changed.
 """
-Identity = tuple[int, ...] | None
-"""Which file is there, and in which state; None: none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,12 +158,12 @@ class Reloader:
 
     async def follow_file(self, path: str, look_seconds: float = 2.0) -> None:
         """Reload whenever the file at `path` has changed and rests, until cancelled."""
-        read = await self._identity(path)
+        read = await trio.to_thread.run_sync(fingerprint, path)
         await self._catch_up()
         before = read
         while True:
             await trio.sleep(look_seconds)
-            now = await self._identity(path)
+            now = await trio.to_thread.run_sync(fingerprint, path)
             if now is not None and now == before and now != read:
                 read = now
                 await self.reload()
@@ -181,14 +180,6 @@ class Reloader:
         """Reload at each SIGHUP received, until cancelled."""
         async for _ in hang_ups:
             await self.reload()
-
-    @staticmethod
-    async def _identity(path: str) -> Identity:
-        try:
-            found = await trio.to_thread.run_sync(os.stat, path)
-        except OSError:
-            return None
-        return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _is_empty(path: str) -> bool:

@@ -10,7 +10,6 @@ File reads are of a few bytes from local disks and happen at most once a second,
 """
 
 import logging
-import os
 import secrets
 import stat
 import time
@@ -20,7 +19,7 @@ from pathlib import Path
 
 from mortalgpu.deviceapi.tokens import Keyring, check_secret, check_static_token
 from mortalgpu.errors import ConfigError, HostError
-from mortalgpu.statefile import write_state
+from mortalgpu.statefile import fingerprint, write_state
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +78,7 @@ class Keys:
         if not settings.jwt_secret.configured:
             ensure_key(Path(settings.state_directory))
         self._secrets = _read_all(settings)
-        self._seen = _signatures(settings)
+        self._seen = _fingerprints(settings)
         self._checked = clock()
 
     @property
@@ -92,10 +91,10 @@ class Keys:
         return self._secrets
 
     def _refresh(self) -> None:
-        signatures = _signatures(self._settings)
-        if signatures == self._seen:
+        found = _fingerprints(self._settings)
+        if found == self._seen:
             return
-        self._seen = signatures
+        self._seen = found
         try:
             self._secrets = _read_all(self._settings)
         except (ConfigError, HostError) as error:
@@ -184,16 +183,6 @@ def _read(source: SecretSource) -> str:
         raise ConfigError(f"{source.name}File", f"{source.path} is not text; write the key as hex or base64") from None
 
 
-def _signatures(settings: KeySettings) -> tuple[object, ...]:
+def _fingerprints(settings: KeySettings) -> tuple[object, ...]:
     """What tells that a file has changed, for every file in use."""
-    return tuple(_signature(source.path) for source in _sources(settings))
-
-
-def _signature(path: str) -> object:
-    if not path:
-        return ""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
+    return tuple(fingerprint(source.path) if source.path else () for source in _sources(settings))

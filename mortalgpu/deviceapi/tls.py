@@ -1,12 +1,12 @@
 """TLS for the network door: a certificate from files, taken up again when they change. Of gRPC it knows the ALPN name."""
 
 import logging
-import os
 import ssl
 
 import trio
 
 from mortalgpu.errors import ConfigError
+from mortalgpu.statefile import fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ class Certificate:
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.minimum_version = ssl.TLSVersion.TLSv1_2
         self.context.set_alpn_protocols(["h2"])
-        self._seen = self._signatures()
+        self._seen = self._fingerprints()
         try:
             self._load()
         except OSError as error:
@@ -36,10 +36,10 @@ class Certificate:
 
     def refresh(self) -> None:
         """Take up the files if they have changed; reads two small files."""
-        signatures = self._signatures()
-        if signatures == self._seen:
+        found = self._fingerprints()
+        if found == self._seen:
             return
-        self._seen = signatures
+        self._seen = found
         try:
             self._load()
         except OSError as error:
@@ -52,8 +52,8 @@ class Certificate:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self._cert_file, self._key_file, password=_no_password)
         self.context.load_cert_chain(self._cert_file, self._key_file, password=_no_password)
 
-    def _signatures(self) -> tuple[object, ...]:
-        return tuple(_signature(path) for path in (self._cert_file, self._key_file))
+    def _fingerprints(self) -> tuple[object, ...]:
+        return tuple(fingerprint(path) for path in (self._cert_file, self._key_file))
 
 
 def _no_password() -> str:
@@ -63,11 +63,3 @@ def _no_password() -> str:
 
 def _cause(error: OSError) -> str:
     return error.strerror or str(error)
-
-
-def _signature(path: str) -> object:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
