@@ -7,6 +7,7 @@ us work · 70 a fault of ours · 78 the configuration. Every face is imported on
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -43,10 +44,20 @@ def _run(chosen: "argparse.Namespace") -> int:
 
     from mortalgpu import daemon, logs
 
+    _occupy_standard_numbers()
     config = _configuration(chosen)
     logs.set_up(verbose=config.log.verbose, as_json=config.log.json)
     trio.run(daemon.run, config, chosen.config, lambda: _configuration(chosen))
     return 0
+
+
+def _occupy_standard_numbers() -> None:
+    """Open what of 0, 1 and 2 we were started without: else a file of ours would lie there, and get what libraries print."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
 
 
 def _discover(chosen: "argparse.Namespace") -> int:
@@ -117,7 +128,9 @@ def _guarded(face: Callable[["argparse.Namespace"], int], chosen: "argparse.Name
 
             logging.getLogger("mortalgpu").critical("a fault of ours", exc_info=error)
             return EX_SOFTWARE
-        print(f"mortalgpu: {cause}", file=sys.stderr)
+        # Whoever started us goes by the code, also where nobody can be told the reason.
+        with suppress(OSError):
+            print(f"mortalgpu: {cause}", file=sys.stderr, flush=True)
         return code
 
 

@@ -4,10 +4,13 @@ Rules:
 1. A log event is a fixed lower-case phrase; what varies stands in fields, and every field name is in FIELDS.
 2. INFO: the state of the world changed. WARNING: we coped. ERROR: someone must look. DEBUG: how it went.
 3. Never a token, a key, or a text of a foreign library that could carry one: other libraries' loggers stay at WARNING.
+4. Nobody waits for the log's reader: a line that it does not take at once is lost, and how many were is told later.
 """
 
 import json
 import logging
+import os
+import select
 import sys
 from datetime import UTC, datetime
 from typing import IO
@@ -64,14 +67,71 @@ def _readable(value: object) -> str:
     return json.dumps(text, ensure_ascii=False) if not text or any(sign in text for sign in ' "\n\t=') else text
 
 
+class UnwaitingHandler(logging.Handler):
+    """Writes lines to a descriptor and never blocks, whatever becomes of its reader: no daemon may hang for its log.
+
+    A pipe or socket says whether it takes a piece of `select.PIPE_BUF` bytes at once; a disk takes it or is full.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLOUT)
+        self._lost = 0
+        self._torn = False
+        """A line was begun and not finished."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record's line, or count it as lost. Raises nothing."""
+        try:
+            if self._lost and self._written(self._loss()):
+                self._lost = 0
+            self._lost += not self._written(record)
+        except Exception:
+            self.handleError(record)
+
+    def _loss(self) -> logging.LogRecord:
+        text = "lines of this log were lost: nobody took them"
+        return logging.makeLogRecord(
+            {"name": __name__, "levelno": logging.WARNING, "levelname": "WARNING", "msg": text, "count": self._lost}
+        )
+
+    def _written(self, record: logging.LogRecord) -> bool:
+        text = ("\n" if self._torn else "") + self.format(record) + "\n"
+        line, written = text.encode("utf-8", "backslashreplace"), 0
+        while written < len(line) and (taken := self._write(line[written : written + select.PIPE_BUF])):
+            written += taken
+        if written:
+            self._torn = written < len(line)
+        return written == len(line)
+
+    def _write(self, piece: bytes) -> int:
+        """Write what can be written at once and return how much that was."""
+        try:
+            return os.write(self._descriptor, piece) if self._poll.poll(0) else 0
+        except OSError:
+            return 0
+
+
 def set_up(*, verbose: bool, as_json: bool, stream: IO[str] | None = None, level: int = logging.INFO) -> None:
     """Send log lines of `level` and above to `stream` (standard error by default); `verbose` means DEBUG.
 
     Replaces what was set up before.
     """
-    handler = logging.StreamHandler(stream if stream is not None else sys.stderr)
+    handler = _handler(stream if stream is not None else sys.stderr)
     handler.setFormatter(JsonLines() if as_json else HumanText())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger("mortalgpu").setLevel(logging.DEBUG if verbose else level)
     for name in FOREIGN_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _handler(stream: IO[str] | None) -> logging.Handler:
+    """Return what writes to a stream; one that was closed before we started takes nothing."""
+    if stream is None:
+        return logging.NullHandler()
+    try:
+        return UnwaitingHandler(stream.fileno())
+    except OSError:
+        return logging.StreamHandler(stream)

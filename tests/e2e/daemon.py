@@ -79,6 +79,8 @@ class Daemon:
         self.kubelet_dir = kubelet_dir
         self.config = dict(config or example_config(folder))
         self.driver = StateFile(folder / "nvml.state", state_of(worked_example(1) if devices is None else devices))
+        self.before: tuple[str, ...] = ()
+        """Words in front of the command, of a program that ends in becoming it."""
         self.process: Process | None = None
         self._library = build_driver()
         self._program = program()
@@ -98,7 +100,7 @@ class Daemon:
         path.write_text(json.dumps(self.config))
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("MORTALGPU_")}
         ours = {"MORTALGPU_DRIVER_LIBRARY": str(self._library), **self.driver.environment}
-        command = [self._program, "run", "--config", path, "--kubelet-dir", self.kubelet_dir]
+        command = [*self.before, self._program, "run", "--config", path, "--kubelet-dir", self.kubelet_dir]
         self.process = Process("mortalgpu", command, self.log_path, env=inherited | ours)
 
     def stop(self) -> int:

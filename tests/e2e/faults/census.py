@@ -18,19 +18,27 @@ class Census:
     """How much of each a process holds at one moment."""
 
     files: int
-    """Open descriptors that are no sockets."""
+    """Open descriptors that are none of the following."""
+    processes: int
+    """Open files by which processes that use a device are held."""
     sockets: int
     threads: int
 
     def is_within(self, other: "Census") -> bool:
         """Whether it is no more of anything than the other."""
-        return self.files <= other.files and self.sockets <= other.sockets and self.threads <= other.threads
+        return all(getattr(self, name) <= getattr(other, name) for name in Census.__slots__)
 
 
 def census(pid: int) -> Census:
     """Count what a process holds now. Raises FileNotFoundError when it is gone."""
-    kinds = Counter(target.startswith("socket:") for target in descriptors(pid).values())
-    return Census(kinds[False], kinds[True], len(os.listdir(f"/proc/{pid}/task")))
+    kinds = Counter(map(_kind, descriptors(pid).values()))
+    return Census(kinds["file"], kinds["process"], kinds["socket"], len(os.listdir(f"/proc/{pid}/task")))
+
+
+def _kind(target: str) -> str:
+    if target.startswith("socket:"):
+        return "socket"
+    return "process" if target.startswith("/proc/") and target.endswith("/cgroup") else "file"
 
 
 def descriptors(pid: int) -> dict[int, str]:

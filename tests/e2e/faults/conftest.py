@@ -1,6 +1,7 @@
 """The daemon with everything on, beside a device manager: what the campaign disturbs."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from tests.e2e import build
 from tests.e2e.daemon import EXAMPLE_COUNTS, Daemon, example_config, program
 from tests.e2e.device_manager import DeviceManager
+from tests.e2e.faults.rig import Rig, a_rig
 from tests.e2e.waiting import eventually
 
 
@@ -39,3 +41,37 @@ def everything(device_manager: DeviceManager) -> Iterator[Daemon]:
         # The exporters start last.
         eventually("the last service", lambda: daemon.events('"ready"'), seconds=20)
         yield daemon
+
+
+@pytest.fixture
+def kubelet(short_path: Path) -> Iterator[DeviceManager]:
+    """A started device manager of the current kubelet."""
+    try:
+        build.locate(build.DEVICE_MANAGER)
+    except build.Missing as missing:
+        pytest.skip(str(missing))
+    manager = DeviceManager(build.DEVICE_MANAGER.path, short_path)
+    manager.start()
+    yield manager
+    manager.stop()
+
+
+@pytest.fixture
+def idle(kubelet: DeviceManager, long_form: bool) -> Iterator[Rig]:
+    """A rig whose daemon is not started yet; killed at the end, if it was."""
+    try:
+        program()
+    except build.Missing as missing:
+        pytest.skip(str(missing))
+    daemon = Daemon(kubelet.directory / "daemon", kubelet.socket_dir, config=everything_on(kubelet))
+    with a_rig(kubelet, daemon, strict=long_form) as rig:
+        yield rig
+        daemon.kill()
+
+
+@pytest.fixture
+def rig(idle: Rig) -> Rig:
+    """A rig whose daemon runs, with its tenants."""
+    idle.daemon.start()
+    idle.settle()
+    return idle
