@@ -83,13 +83,13 @@ class UnwaitingHandler(logging.Handler):
         """A line was begun and not finished."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one record's line, or count it as lost. Raises nothing."""
+        """Write one record's line, or count it as lost, also when it cannot be put into words. Raises nothing."""
         try:
             if self._lost and self._written(self._loss()):
                 self._lost = 0
             self._lost += not self._written(record)
-        except Exception:
-            self.handleError(record)
+        except Exception:  # noqa: BLE001  # a log call must not fail; logging's own answer is to write to the same place
+            self._lost += 1
 
     def _loss(self) -> logging.LogRecord:
         text = "lines of this log were lost: nobody took them"

@@ -162,7 +162,7 @@ class Rig:
 
     def no_fault_of_ours(self) -> None:
         """Check that the log has no traceback: what the world does to us is told in a line."""
-        found = [line for line in self.daemon.events('"traceback"')]
+        found = self.daemon.events('"traceback"')
         assert found == [], found
 
     def ask(self, method: str, request: bytes = b"", *, token: str = "") -> Reply:
