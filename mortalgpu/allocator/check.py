@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from mortalgpu.allocator.base import Request, Terms
 from mortalgpu.allocator.room import survey
 from mortalgpu.model.share import SharedDevice
-from mortalgpu.sharing.metaid import format_id, numbers_by_device
+from mortalgpu.sharing.metaid import format_id, numbers_by_device, quoted
 
 
 def answer_problem(answer: Sequence[str], request: Request, devices: Sequence[SharedDevice], terms: Terms) -> str | None:
@@ -23,7 +23,7 @@ def answer_problem(answer: Sequence[str], request: Request, devices: Sequence[Sh
     for uuid, numbers in used.items():
         strays = set(numbers) - usable.get(uuid, frozenset())
         if strays:
-            return f"it names {format_id(uuid, min(strays))!a}, which this request may not use"
+            return f"it names {quoted(format_id(uuid, min(strays)))}, which this request may not use"
     if len(used) > found.fewest_devices:
         return f"it uses {len(used)} devices where {found.fewest_devices} would do"
     return None
@@ -34,13 +34,13 @@ def _set_problem(answer: Sequence[str], request: Request) -> str | None:
     chosen = set(answer)
     if len(chosen) < len(answer):
         twice, _ = Counter(answer).most_common(1)[0]
-        return f"it names {twice!a} twice"
+        return f"it names {quoted(twice)} twice"
     if len(answer) != request.size:
         return f"it names {len(answer)} ids instead of {request.size}"
     stray = chosen.difference(request.available)
     if stray:
-        return f"it names {min(stray)!a}, which is not available"
+        return f"it names {quoted(min(stray))}, which is not available"
     left_out = set(request.must_include) - chosen
     if left_out:
-        return f"it leaves out {min(left_out)!a}, which must be included"
+        return f"it leaves out {quoted(min(left_out))}, which must be included"
     return None

@@ -42,7 +42,7 @@ def parse_id(text: str) -> tuple[str, int]:
     """
     uuid, separator, digits = text.rpartition(SEPARATOR)
     if not (uuid and separator and digits.isdecimal() and digits.isascii() and _is_canonical(digits)):
-        raise UnknownMetaDevice(f"{_quoted(text)} is not the id of a meta-device: expected <device uuid>::<number>")
+        raise UnknownMetaDevice(f"{quoted(text)} is not the id of a meta-device: expected <device uuid>::<number>")
     return uuid, int(digits)
 
 
@@ -64,13 +64,13 @@ def numbers_by_device(ids: Iterable[str]) -> dict[str, list[int]]:
 def named(uuid: str, number: int) -> str:
     """Return an id for a message: as it is, or quoted and cut when somebody else's text is in it that is not fit for a line."""
     text = format_id(uuid, number)
-    return text if text.isascii() and text.isprintable() and len(text) <= _LONGEST_SHOWN else _quoted(text)
+    return text if text.isascii() and text.isprintable() and len(text) <= _LONGEST_SHOWN else quoted(text)
 
 
 def _is_canonical(digits: str) -> bool:
     return len(digits) <= _LONGEST_NUMBER and (digits[0] != "0" or digits == "0")
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """Quote foreign text for a message: one line, and cut."""
     return ascii(text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 3] + "...")
