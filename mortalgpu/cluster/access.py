@@ -44,7 +44,7 @@ async def read_token(access: ApiAccess) -> str | None:
         return None
     if not _is_private(access.url):
         raise ClusterError(
-            f"the token in {access.token_file} is not sent to {access.url}: it would travel unencrypted, use https"
+            f"the token in {access.token_file} is not sent to {access.url!a}: it would travel unencrypted, use https"
         )
     try:
         token = (await trio.Path(access.token_file).read_text()).strip()
@@ -61,10 +61,8 @@ def _in_url(host: str) -> str:
 
 def _is_private(url: str) -> bool:
     """True when nobody on the way can read a request: TLS, or it never leaves this machine."""
-    parts = urlsplit(url)
-    if parts.scheme == "https":
-        return True
     try:
-        return ip_address(parts.hostname or "").is_loopback
+        parts = urlsplit(url)
+        return parts.scheme == "https" or ip_address(parts.hostname or "").is_loopback
     except ValueError:
         return False

@@ -23,6 +23,10 @@ _STATIC_UID = re.compile(r"[0-9a-f]{32}\Z")
 """kubelet's form. The API server's own UIDs have dashes, so that no annotation can name another pod of the API."""
 
 
+_LONGEST_QUOTED = 500
+"""Characters."""
+
+
 class Unreadable(ClusterError):
     """What came is not what the API speaks, or too much of it."""
 
@@ -112,13 +116,15 @@ _lines = msgspec.json.Decoder(WatchLine)
 _pods = msgspec.json.Decoder(PodObject)
 _bookmarks = msgspec.json.Decoder(Bookmark)
 _statuses = msgspec.json.Decoder(Status)
+_BROKEN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What the decoders raise for what is no JSON, not of the form, or nested too deep."""
 
 
 def read_list(body: bytes) -> PodList:
     """Decode a page of a list. Raises Unreadable when it is not one."""
     try:
         page = _lists.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as broken:
+    except _BROKEN as broken:
         raise Unreadable(f"the API server's list of pods cannot be read: {broken}") from broken
     if page.kind != "PodList":
         raise Unreadable(f"the API server answered a {page.kind[:60]!r} where a PodList was asked for")
@@ -134,15 +140,20 @@ def read_line(line: bytes) -> tuple[str, PodObject | Bookmark | Status]:
         if event.type == "BOOKMARK":
             return event.type, _bookmarks.decode(event.object)
         return event.type, _pods.decode(event.object)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as broken:
+    except _BROKEN as broken:
         raise Unreadable(f"the API server's watch sent a line that cannot be read: {broken}") from broken
+
+
+def one_line(text: str) -> str:
+    """Return foreign text as a message may quote it: cut, and on one printable line."""
+    return "".join(sign if sign.isprintable() else " " for sign in text[:_LONGEST_QUOTED])
 
 
 def read_status(body: bytes) -> Status:
     """Decode the body of a refusal; one that is no Status (a proxy's page, say) gives an empty one."""
     try:
         return _statuses.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except _BROKEN:
         return Status()
 
 

@@ -13,7 +13,7 @@ import httpx
 import trio
 
 from mortalgpu.cluster.access import ApiAccess, read_token
-from mortalgpu.cluster.podwire import Unreadable, read_status
+from mortalgpu.cluster.podwire import Unreadable, one_line, read_status
 from mortalgpu.errors import ClusterError
 
 _KEEPALIVE = [
@@ -23,6 +23,13 @@ _KEEPALIVE = [
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
 ]
 """A watch may be silent for minutes, so the kernel asks whether the other side still lives: dead after 30 seconds."""
+
+
+_TROUBLE = (
+    *(httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, trio.BrokenResourceError, OSError),
+    *(UnicodeError, OverflowError),
+)
+"""What asking raises. The last two are for an address that is none: no text, or a port beyond all numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +148,8 @@ async def open_session(access: ApiAccess, pace: ApiPace) -> AsyncIterator[ApiSes
     context = await trio.to_thread.run_sync(_trust, access)
     transport = httpx.AsyncHTTPTransport(verify=context, socket_options=_KEEPALIVE)
     headers = {"user-agent": "mortalgpu", "accept": "application/json", "content-type": "application/json"}
+    # As it is: a packed answer can unfold to a thousand times what came, before its size can be looked at.
+    headers["accept-encoding"] = "identity"
     with _translated(access):
         client = httpx.AsyncClient(base_url=access.url, transport=transport, headers=headers, timeout=None)
     async with client:
@@ -154,7 +163,7 @@ async def _chunks(response: httpx.Response) -> AsyncIterator[AsyncIterator[bytes
     Below this lie generators inside generators, which closing the outermost does not close: only a cancellation that strikes
     while they wait for the network ends them all. So one is made.
     """
-    chunks = response.aiter_bytes()
+    chunks = response.aiter_raw()
     try:
         yield chunks
     finally:
@@ -180,11 +189,11 @@ def _translated(access: ApiAccess) -> Iterator[None]:
     """Turn what httpx, TLS and sockets raise into a ClusterError that says whom we asked."""
     try:
         yield
-    except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, trio.BrokenResourceError, OSError) as broken:
-        cause = _cause(broken)
+    except _TROUBLE as broken:
+        cause = one_line(_cause(broken))
         if "CERTIFICATE_VERIFY_FAILED" in cause:
             cause += f" (trusted CA: {access.ca_file or 'the system store'})"
-        raise ClusterError(f"no answer from the Kubernetes API at {access.url}: {cause}") from broken
+        raise ClusterError(f"no answer from the Kubernetes API at {one_line(access.url)}: {cause}") from broken
 
 
 def _cause(error: BaseException) -> str:
@@ -208,7 +217,7 @@ def _deadline(seconds: float, what: str) -> Iterator[None]:
 
 def _refusal_text(status: int, said: str, access: ApiAccess) -> str:
     """Say what was refused, in the API's words, and what the operator can do about it where that is known."""
-    text = f"the Kubernetes API at {access.url} answered {status}: {said[:500]}"
+    text = f"the Kubernetes API at {access.url} answered {status}: {one_line(said)}"
     if status == 401:
         return f"{text} (token file: {access.token_file or 'none configured'})"
     if status == 403:

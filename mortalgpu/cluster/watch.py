@@ -13,7 +13,7 @@ from random import random as system_random
 
 import trio
 
-from mortalgpu.cluster.podwire import Bookmark, PodObject, Status, Unreadable, read_line, read_list, to_pod
+from mortalgpu.cluster.podwire import Bookmark, PodObject, Status, Unreadable, one_line, read_line, read_list, to_pod
 from mortalgpu.cluster.session import ApiPace, ApiRefusal, ApiSession
 from mortalgpu.errors import ClusterError
 from mortalgpu.model.pod import Pod
@@ -66,7 +66,7 @@ class PodTable:
         """Take over one line of a watch. Raises ApiRefusal for an ERROR, Unreadable for a type that does not exist."""
         if isinstance(found, Status):
             self.listed = False
-            raise ApiRefusal(f"the Kubernetes API ended the watch with {found.code}: {found.message[:500]}", found.code)
+            raise ApiRefusal(f"the Kubernetes API ended the watch with {found.code}: {one_line(found.message)}", found.code)
         if isinstance(found, PodObject):
             if kind == "DELETED":
                 self._pods.pop(found.metadata.uid, None)
