@@ -26,6 +26,8 @@ _ADDRESS_PATTERN = r"^(\[[0-9A-Fa-f:.]*\]|[^:\[\]]*):[0-9]{1,5}$"
 AbsolutePath = Annotated[str, Meta(pattern=_PATH_PATTERN)]
 Address = Annotated[str, Meta(pattern=_ADDRESS_PATTERN)]
 
+_URL_PATTERN = r"^https?://(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._-]+)(:[0-9]{1,5})?(/[!-~]*)?$"
+
 PATTERN_HINTS = {
     _ADDRESS_PATTERN: "is no address; write host:port, with an IPv6 host in brackets",
     _PATH_PATTERN: "is no absolute path; begin it with /, on one line",
@@ -280,6 +282,10 @@ def _check_paths(config: Config) -> None:
             )
     if config.pod_source == "kubernetes" and config.kubernetes.token_file and not config.kubernetes.api_server:
         raise ConfigError("config.kubernetes.apiServer", "is empty, and kubernetes.tokenFile is set; name the server's URL")
+    api_server = config.kubernetes.api_server
+    if api_server and not re.fullmatch(_URL_PATTERN, api_server):
+        problem = f"{api_server[:80]!r} is no address of an API server; write https://host:port"
+        raise ConfigError("config.kubernetes.apiServer", problem)
     tls = config.device_api.tls
     if bool(tls.cert_file) != bool(tls.key_file):
         raise ConfigError("config.deviceApi.tls", "certFile and keyFile go together; give both or neither")

@@ -34,7 +34,7 @@ CHART_KEYS = (
 """What may stand beside `config` in a chart's values file."""
 
 _PATH_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]")
-_AT = re.compile(r"^(?P<problem>.*?)(?: - at `\$(?P<path>.*)`)?$", re.DOTALL)
+_AT = re.compile(r"^(?P<problem>.*) - at `\$(?P<path>[^`]*)`$", re.DOTALL)
 _UNKNOWN = re.compile(r"^Object contains unknown field `(?P<name>.*)`$", re.DOTALL)
 _MISSING = re.compile(r"^Object missing required field `(?P<name>.*)`$")
 _SECRETS = "grpcSecurity"
@@ -43,16 +43,20 @@ _MAX_FILE_BYTES = 2**20
 _MAX_NODES = 20_000
 """Of a tree with its aliases written out, so that a few lines cannot unfold into gigabytes."""
 _MAX_DEPTH = 50
-_YAML_TROUBLE = (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError, TypeError)
+_LONGEST_NUMBER = 100
+"""Characters. Far above any figure; PyYAML would take minutes for a long one (`1:1:1:...` is one to the base of 60)."""
+_LONGEST_SHOWN = 200
+_YAML_TROUBLE = (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError, TypeError, OverflowError)
 """What PyYAML raises for a text that is not what a tag in it says (`!!int ""`), besides its own errors."""
 
 
 _MERGE = "tag:yaml.org,2002:merge"
 """Of the key `<<`, which may be overridden by what stands beside it."""
+_INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """PyYAML's safe loader, but a key written twice is an error instead of the last one winning."""
+    """PyYAML's safe loader, but a key written twice is an error instead of the last one winning, and so is what is too much."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Build a mapping; raises yaml.MarkedYAMLError for a repeated key."""
@@ -65,6 +69,31 @@ class _UniqueKeyLoader(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(problem=f"the key {key!r} is written twice", problem_mark=key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Write merged mappings out; raises yaml.MarkedYAMLError for merges of merges that would fill the memory."""
+        size = len(node.value)
+        for key_node, value_node in node.value:
+            merged = value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
+            for each in merged if key_node.tag == _MERGE else ():
+                if isinstance(each, yaml.MappingNode):
+                    self.flatten_mapping(each)
+                    size += len(each.value)
+                if size > _MAX_NODES:
+                    raise yaml.MarkedYAMLError(problem="this merges too much; write it out", problem_mark=key_node.start_mark)
+        super().flatten_mapping(node)
+
+    def construct_number(self, node: yaml.ScalarNode) -> int | float:
+        """Build a number; raises yaml.MarkedYAMLError for one that is too long to mean anything."""
+        if len(node.value) > _LONGEST_NUMBER:
+            problem = f"a number has at most {_LONGEST_NUMBER} characters; put it in quotes if it is text"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+        construct = self.construct_yaml_float if node.tag == _FLOAT else self.construct_yaml_int
+        return construct(node)
+
+
+_UniqueKeyLoader.add_constructor(_INT, _UniqueKeyLoader.construct_number)
+_UniqueKeyLoader.add_constructor(_FLOAT, _UniqueKeyLoader.construct_number)
 
 
 def load(path: str, environ: Mapping[str, str], overrides: Sequence[str] = ()) -> Config:
@@ -153,6 +182,8 @@ def _config_of(path: str, tree: object) -> Tree:
 
 
 def _refuse_odd_keys(where: str, value: object) -> None:
+    if isinstance(value, str):
+        _refuse_half_characters(where, value)
     if isinstance(value, list):
         for number, entry in enumerate(value):
             _refuse_odd_keys(f"{where}[{number}]", entry)
@@ -160,7 +191,17 @@ def _refuse_odd_keys(where: str, value: object) -> None:
         for key, below in value.items():
             if not isinstance(key, str):
                 raise ConfigError(where, f"has the key {key!r}, which YAML reads as {_kind(key)}; put it in quotes")
+            if "`" in key:
+                raise ConfigError(where, f"has the key {key[:_LONGEST_SHOWN]!r}, and no key has a ` in it")
             _refuse_odd_keys(f"{where}.{key}", below)
+
+
+def _refuse_half_characters(where: str, text: str) -> None:
+    """Refuse what cannot be written as UTF-8: half of a surrogate pair, or a byte of the environment that is no text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(where, "is not UTF-8 text; write it as UTF-8") from None
 
 
 # Overriding: paths of keys, walked over the types.
@@ -213,6 +254,7 @@ def _apply_flag(tree: Tree, override: str) -> None:
 
 def _value(text: str, path: tuple[str | int, ...], source: str) -> object:
     """Read a value as YAML. A key that wants text takes it as it is: a secret may look like a number, or like YAML."""
+    _refuse_half_characters(source, text)
     if _wants_text(path):
         return text
     try:
@@ -335,6 +377,8 @@ def _shown(path: str, tree: Tree) -> str:
             value = value[step]
     except (KeyError, IndexError, TypeError):
         return ""
+    if isinstance(value, str) and len(value) > _LONGEST_SHOWN:
+        return f"; its value begins with {value[:_LONGEST_SHOWN]!r}"
     return f"; its value is {value!r}" if isinstance(value, (str, int, float, bool, types.NoneType)) else ""
 
 

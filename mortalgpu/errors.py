@@ -5,6 +5,9 @@ user in `kubectl describe pod`. Adapters translate foreign errors into these at 
 foreign exception. This module imports nothing.
 """
 
+_LONGEST_TEXT = 1000
+"""Characters of a message that quotes somebody's text."""
+
 
 class MortalGpuError(Exception):
     """Root of all errors that MortalGPU raises on purpose."""
@@ -17,11 +20,13 @@ class ConfigError(MortalGpuError):
     """The configuration cannot be used.
 
     `field` is the full path of the key (`config.deviceSharing[1].migid[0]`), `problem` says what is wrong with its value
-    and what would be right. The text is one line: control characters in it are shown escaped.
+    and what would be right. The text is one line: control characters in it are shown escaped, and a text of pages is cut.
     """
 
     def __init__(self, field: str, problem: str) -> None:
         text = f"{field}: {problem}"
+        if len(text) > _LONGEST_TEXT:
+            text = f"{text[: _LONGEST_TEXT // 2]} ... {text[-_LONGEST_TEXT // 2 :]}"
         super().__init__("".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text))
         self.field = field
         self.problem = problem
