@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import socket
 from collections.abc import Mapping
 from contextlib import suppress
@@ -44,6 +45,8 @@ LAYOUT_FILE = "layout.json"
 SOCKET_DIRECTORY = "socket"
 """Below the state directory: what containers may see of it."""
 TIDY_SECONDS = 3600.0
+_NODE_NAME = re.compile(r"[!-+\--~]{1,253}")
+"""What a selector takes as it is: printable, and no comma. Hosts beyond Kubernetes have names of more kinds than nodes."""
 
 
 def share_rules(config: Config) -> tuple[ShareRule, ...]:
@@ -245,5 +248,11 @@ def _api_access(config: Config, environ: Mapping[str, str]) -> ApiAccess | None:
 
 
 def node_name(config: Config) -> str:
-    """Return this node's name: configured, else the variable NODE_NAME (the chart sets it), else the host's name."""
-    return config.node_name or os.environ.get("NODE_NAME", "") or socket.gethostname()
+    """Return this node's name: configured, else the variable NODE_NAME (the chart sets it), else the host's name.
+
+    Raises ConfigError for one that no node can have: it goes into selectors of pods, where a comma would begin another one.
+    """
+    name = config.node_name or os.environ.get("NODE_NAME", "") or socket.gethostname()
+    if not _NODE_NAME.fullmatch(name):
+        raise ConfigError("config.nodeName", f"{name[:80]!a} is no node's name; give the one that kubectl get nodes shows")
+    return name
