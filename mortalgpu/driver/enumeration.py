@@ -40,9 +40,11 @@ def enumerate_devices(sysfs: Path, skip_indices: Collection[int], note: Callable
 
 
 def _reached(call: Callable[..., _T], *arguments: Any) -> _T | None:
-    """Return the call's answer, or None for a device that does not answer. Raises DriverLost."""
+    """Return the call's answer, or None for a device that does not answer, or not with text. Raises DriverLost."""
     try:
         return call(*arguments)
+    except UnicodeDecodeError:
+        return None
     except NvmlError as error:
         fault_of(error)
         return None

@@ -84,6 +84,8 @@ class EventSet:
     def _uuid_of(self, handle: Handle) -> str | None:
         try:
             uuid: str = pynvml.nvmlDeviceGetUUID(handle)
+        except UnicodeDecodeError:
+            return None
         except NvmlError as error:
             fault_of(error)
             return None

@@ -33,9 +33,11 @@ _LISTINGS = (
 
 
 def offered(call: Callable[..., Any], *arguments: Any) -> Any:
-    """Return the call's answer, or None where the driver does not offer it. Other errors pass through."""
+    """Return the call's answer, or None where the driver does not offer it, or not as text. Other errors pass through."""
     try:
         return call(*arguments)
+    except UnicodeDecodeError:
+        return None
     except NvmlError as error:
         if error.value in NOT_OFFERED:
             return None
