@@ -26,6 +26,11 @@ MAX_FRAME_BYTES = 16384
 HARD_LIMIT_FACTOR = 4
 """A header block of this many times the advertised limit ends the connection; one in between costs only its stream."""
 
+_LONGEST_RUN = 4096
+_HIGH = bytes(number >> 7 for number in range(256))
+"""hpack reads a number for as long as its bytes have their highest bit set, in a time that grows with the square of their
+count: 64 KiB of them take a third of a second. No number is that long, and hardly a text: so many in a row are refused."""
+
 _FRAME_HEADER_BYTES = 9
 _SINGLE_STREAM_FRAMES = (HeadersFrame, DataFrame, WindowUpdateFrame)
 
@@ -143,6 +148,8 @@ class FencedConnection(H2Connection):  # type: ignore[misc]  # h2 has no types
         # Decoding is slow for large blocks, and h2 would look at the size only while it decodes.
         if len(frame.data) > self._hard_limit_bytes:
             raise DenialOfServiceError(f"header block of {len(frame.data)} bytes")
+        if len(frame.data) > _LONGEST_RUN and b"\1" * _LONGEST_RUN in frame.data.translate(_HIGH):
+            raise DenialOfServiceError("header block with a number that does not end")
         return super()._receive_headers_frame(frame)  # type: ignore[no-any-return]
 
     def _receive_goaway_frame(self, frame: Frame) -> Outcome:
