@@ -11,6 +11,9 @@ import trio
 
 from mortalgpu import errors
 
+_LONGEST_DETAILS = 1000
+"""Characters."""
+
 
 class Code(IntEnum):
     """gRPC's status codes."""
@@ -43,10 +46,13 @@ class Refusal(errors.MortalGpuError):
 
 
 class RpcError(errors.MortalGpuError):
-    """A call of ours ended with a status other than OK. `details` is the server's text and not to be trusted."""
+    """A call of ours ended with a status other than OK. `details` is the server's text and not to be trusted.
+
+    In the error's own text, which ends in logs, they are cut, and on one printable line.
+    """
 
     def __init__(self, code: Code, details: str) -> None:
-        super().__init__(f"{code.name}: {details}" if details else code.name)
+        super().__init__(f"{code.name}: {_one_line(details)}" if details else code.name)
         self.code = code
         self.details = details
 
@@ -57,6 +63,11 @@ class Unavailable(RpcError):
     def __init__(self, address: str, cause: str) -> None:
         super().__init__(Code.UNAVAILABLE, f"{address}: {cause}")
         self.address = address
+
+
+def _one_line(text: str) -> str:
+    plain = "".join(sign if sign.isprintable() else " " for sign in text[: _LONGEST_DETAILS + 1])
+    return plain if len(plain) <= _LONGEST_DETAILS else plain[: _LONGEST_DETAILS - 1] + "…"
 
 
 INTERNAL_TEXT = "internal error; the log of the node's MortalGPU daemon says what happened"
