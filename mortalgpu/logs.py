@@ -48,7 +48,7 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, ensure_ascii=False)
+        return _escaped(json.dumps(line, default=str, ensure_ascii=False))
 
 
 class HumanText(logging.Formatter):
@@ -64,7 +64,16 @@ class HumanText(logging.Formatter):
 
 def _readable(value: object) -> str:
     text = str(value)
-    return json.dumps(text, ensure_ascii=False) if not text or any(sign in text for sign in ' "\n\t=') else text
+    is_plain = text and text.isprintable() and not any(sign in text for sign in ' "=')
+    return text if is_plain else _escaped(json.dumps(text, ensure_ascii=False))
+
+
+def _escaped(text: str) -> str:
+    """Write what JSON leaves as it is and a terminal does not (C1 controls, changes of direction) as JSON's escapes.
+
+    A log is read on terminals, and foreign texts are in it.
+    """
+    return text if text.isprintable() else "".join(sign if sign.isprintable() else json.dumps(sign)[1:-1] for sign in text)
 
 
 class UnwaitingHandler(logging.Handler):
