@@ -167,10 +167,14 @@ def load_layout(text: str) -> LoadedLayout:
         return LoadedLayout(problem="devices: expected an object")
     entries = {uuid: entry for uuid, value in devices.items() if (entry := _read_entry(value))}
     unread = [uuid for uuid in devices if uuid not in entries]
-    return LoadedLayout(entries, f"unreadable entries: {', '.join(unread)}" if unread else "")
+    return LoadedLayout(entries, f"unreadable entries: {_shown(unread)}" if unread else "")
 
 
 _VERSION = 1
+_MOST_SHARES = 10**6
+"""Of one device: far above what fits into a message to kubelet. A damaged figure must not become as many ids."""
+_MOST_SHOWN, _LONGEST_SHOWN = 8, 60
+"""Unreadable entries that are named, and characters of each name."""
 
 
 def _collect(numbers: dict[tuple[str, str], set[int]], resource: str, ids: Iterable[str]) -> None:
@@ -243,7 +247,18 @@ def _entry(shared: SharedDevice) -> LayoutEntry:
 
 def _read_entry(value: object) -> LayoutEntry | None:
     match value:
-        case {"resource": str(resource), "shares": int(shares), "reserved": int(reserved)} if 0 <= reserved <= shares > 0:
+        case {"resource": str(resource), "shares": shares, "reserved": reserved} if _are_counts(shares, reserved):
             return LayoutEntry(resource, shares, reserved)
         case _:
             return None
+
+
+def _are_counts(shares: object, reserved: object) -> bool:
+    """Whether these are numbers that were ever in force. JSON's true is a number to Python, and none to us."""
+    return type(shares) is type(reserved) is int and 0 <= reserved <= shares <= _MOST_SHARES and shares > 0
+
+
+def _shown(uuids: list[str]) -> str:
+    """Some names, as a log may show them: a damaged file has damaged names."""
+    rest = f" and {len(uuids) - _MOST_SHOWN} more" if len(uuids) > _MOST_SHOWN else ""
+    return ", ".join(ascii(uuid[:_LONGEST_SHOWN])[1:-1] for uuid in uuids[:_MOST_SHOWN]) + rest
