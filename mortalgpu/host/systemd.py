@@ -18,6 +18,8 @@ from mortalgpu.errors import HostError
 from mortalgpu.host.base import ServiceManager
 
 _TEXT_LIMIT = 1000
+_LONGEST_INTERVAL = 20
+"""Digits of the largest number that systemd writes; a longer one is not its."""
 
 _log = logging.getLogger(__name__)
 
@@ -86,7 +88,7 @@ class Systemd:
             try:
                 with trio.socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
                     await notify.connect(self._address)
-                    await notify.send("\n".join(lines).encode())
+                    await notify.send("\n".join(lines).encode(errors="replace"))
                 self._listens = True
                 return
             except OSError as error:
@@ -119,7 +121,8 @@ def _watchdog_seconds(environment: Mapping[str, str], pids: Collection[int]) -> 
     interval, watched = environment.get("WATCHDOG_USEC", ""), environment.get("WATCHDOG_PID", "")
     if watched and watched not in {str(pid) for pid in pids}:
         return None
-    return int(interval) / 1e6 if interval.isdecimal() and int(interval) > 0 else None
+    is_number = interval.isascii() and interval.isdecimal() and len(interval) <= _LONGEST_INTERVAL
+    return int(interval) / 1e6 if is_number and int(interval) > 0 else None
 
 
 def _one_line(text: str) -> str:
