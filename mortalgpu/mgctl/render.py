@@ -191,8 +191,11 @@ def _device_row(device: pb.Device) -> list[Cell]:
 
 
 def _clock(seconds: int) -> str:
-    """Return local time of day, with the date when it is not today's."""
-    moment, today = time.localtime(seconds), time.localtime()
+    """Return local time of day, with the date when it is not today's; the number where no calendar reaches."""
+    try:
+        moment, today = time.localtime(seconds), time.localtime()
+    except (OverflowError, OSError, ValueError):
+        return str(seconds)
     same_day = (moment.tm_year, moment.tm_yday) == (today.tm_year, today.tm_yday)
     return time.strftime("%H:%M:%S" if same_day else "%Y-%m-%d %H:%M:%S", moment)
 
