@@ -16,6 +16,8 @@ from email.utils import formatdate
 import h11
 import trio
 
+from mortalgpu.rpc.listener import UnhurriedListener
+
 log = logging.getLogger(__name__)
 
 PLAIN = "text/plain; charset=utf-8"
@@ -84,7 +86,8 @@ class HttpServer:
     ) -> None:
         """Accept and answer until cancelled, then close the listeners. Started means that clients can connect."""
         async with trio.open_nursery() as nursery:
-            await nursery.start(trio.serve_listeners, self._accept, listeners)
+            unhurried = [UnhurriedListener(listener) for listener in listeners]
+            await nursery.start(trio.serve_listeners, self._accept, unhurried)
             task_status.started()
 
     async def _accept(self, stream: trio.abc.HalfCloseableStream) -> None:

@@ -1,6 +1,8 @@
 """Listening: Unix sockets with a file mode and without stealing anybody's path, and TCP. Yields plain Trio listeners."""
 
 import errno
+import logging
+import math
 import os
 import socket
 import stat
@@ -12,9 +14,47 @@ import trio
 
 from mortalgpu.errors import HostError
 
+log = logging.getLogger(__name__)
+
 BACKLOG = 128
 MAX_PATH_BYTES = 107
 """sun_path of unix(7), without its final zero."""
+
+NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
+"""What accept(2) says when we, or the machine, have no room for another connection."""
+NO_ROOM_PAUSE_SECONDS = 0.5
+TELL_NO_ROOM_SECONDS = 30.0
+
+
+class UnhurriedListener(trio.abc.Listener[trio.abc.Stream]):
+    """A listener that sits out the times without room for another connection: they pass, and must not fill the log.
+
+    Trio's own server would log a traceback ten times a second for each listener.
+    """
+
+    def __init__(self, inner: trio.abc.Listener[trio.abc.Stream]) -> None:
+        self._inner = inner
+        self._tell_at = -math.inf
+
+    async def accept(self) -> trio.abc.Stream:
+        """Wait for a client. Raises OSError when the listener is broken."""
+        while True:
+            try:
+                return await self._inner.accept()
+            except OSError as error:
+                if error.errno not in NO_ROOM:
+                    raise
+                self._tell(error)
+            await trio.sleep(NO_ROOM_PAUSE_SECONDS)
+
+    def _tell(self, error: OSError) -> None:
+        if trio.current_time() >= self._tell_at:
+            self._tell_at = trio.current_time() + TELL_NO_ROOM_SECONDS
+            log.error("no room for another connection; clients wait", extra={"error": error.strerror})
+
+    async def aclose(self) -> None:
+        """Close the listener within."""
+        await self._inner.aclose()
 
 
 class UnixListener(trio.abc.Listener[trio.SocketStream]):

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 import trio
 
 from mortalgpu.rpc.limits import KUBELET_LIMITS, CallRecord, Limits, Observer
+from mortalgpu.rpc.listener import UnhurriedListener
 from mortalgpu.rpc.peer import STRANGER, Peer, peer_of
 from mortalgpu.rpc.service import Call, Method, Receive, Send, Service, bidirectional, methods_by_path, streaming, unary
 from mortalgpu.rpc.session import Session
@@ -81,7 +82,7 @@ class Server:
         Started means that clients can connect. Raises OSError when a listener breaks.
         """
         async with trio.open_nursery() as nursery:
-            await nursery.start(trio.serve_listeners, self._accept, listeners)
+            await nursery.start(trio.serve_listeners, self._accept, [UnhurriedListener(listener) for listener in listeners])
             task_status.started()
 
     async def _accept(self, transport: trio.abc.Stream) -> None:

@@ -9,7 +9,7 @@ PAGE = 4096
 
 
 class LogPipe:
-    """Made in `folder`, of a few pages; `words` in front of a command let it log there. Copies to `log` while nobody objects."""
+    """Made in `folder`, of a few pages; `words` before a command let it log there. Copies to `log` while nobody objects."""
 
     def __init__(self, folder: Path, log: Path) -> None:
         """Make it, and begin to read."""

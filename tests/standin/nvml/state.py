@@ -92,13 +92,17 @@ class FaultRule:
 
 @dataclass(frozen=True, slots=True)
 class Driver:
-    """The driver as a whole. A new `generation` is a reloaded driver: sessions of the old one are uninitialised."""
+    """The driver as a whole. A new `generation` is a reloaded driver: sessions of the old one are uninitialised.
+
+    `build` is the only build of the library (see `variant`) that the driver talks to; 0 is any.
+    """
 
     version: str = "570.86.15"
     nvml: str = "12.570.86.15"
     cuda: int = 12080
     loaded: int = 1
     generation: int = 0
+    build: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +241,10 @@ class StateFile:
     def clear_faults(self) -> None:
         """End all failing and hanging."""
         self.write(replace(self.state, faults=()))
+
+    def require_build(self, number: int) -> None:
+        """Let the driver talk to this build of the library only, as after an upgrade of the one and not of the other."""
+        self.write(replace(self.state, driver=replace(self.state.driver, build=number)))
 
     def unload_driver(self) -> None:
         """Take the kernel's driver away."""

@@ -1,5 +1,6 @@
 """Listening on a Unix socket: file modes, paths that are taken, and files that are ours to remove."""
 
+import errno
 import os
 import socket
 import stat
@@ -7,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from mortalgpu.errors import HostError
-from mortalgpu.rpc.listener import UnixListener, listen_tcp
+from mortalgpu.rpc.listener import NO_ROOM_PAUSE_SECONDS, UnhurriedListener, UnixListener, listen_tcp
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o660, 0o666])
@@ -95,3 +97,41 @@ async def test_a_tcp_port_in_use_is_named() -> None:
     async with listener:
         with pytest.raises(HostError, match=rf"127\.0\.0\.1:{port}: cannot listen there: .*in use"):
             await listen_tcp("127.0.0.1", port)
+
+
+class Crowded(trio.abc.Listener[trio.abc.Stream]):
+    """A listener of a machine that has no room for the first so many connections, and then breaks."""
+
+    def __init__(self, refusals: int, number: int = errno.EMFILE) -> None:
+        self.refusals = refusals
+        self.number = number
+        self.client, _ = trio.testing.memory_stream_pair()
+
+    async def accept(self) -> trio.abc.Stream:
+        await trio.lowlevel.checkpoint()
+        if not self.refusals:
+            return self.client
+        self.refusals -= 1
+        raise OSError(self.number, os.strerror(self.number))
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS])
+async def test_a_time_without_room_is_sat_out_and_told_seldom(
+    number: int, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    crowded = Crowded(100, number)
+    began = trio.current_time()
+    async with UnhurriedListener(crowded) as listener:
+        assert await listener.accept() is crowded.client
+    assert trio.current_time() - began == pytest.approx(100 * NO_ROOM_PAUSE_SECONDS)
+    assert [record.getMessage() for record in caplog.records] == ["no room for another connection; clients wait"] * 2
+    assert not any(record.exc_info for record in caplog.records)
+
+
+async def test_a_listener_that_is_broken_says_so() -> None:
+    async with UnhurriedListener(Crowded(1, errno.EBADF)) as listener:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            await listener.accept()

@@ -4,9 +4,10 @@
  * One record a line: a word, then fields `key=value`, all separated by single tabs; empty lines and lines that begin with
  * `#` are skipped. A missing key has the default in brackets. Sizes are bytes.
  *
- *   driver   version= nvml= cuda=[0] loaded=[1] generation=[0]
+ *   driver   version= nvml= cuda=[0] loaded=[1] generation=[0] build=[0: any]
  *            loaded=0: every call answers DRIVER_NOT_LOADED. A new generation: every call answers UNINITIALIZED until the
- *            library was shut down as often as it was initialised, and initialised again.
+ *            library was shut down as often as it was initialised, and initialised again. A build that is not the library's
+ *            own: every call answers LIB_RM_VERSION_MISMATCH, as when the kernel module is of another version.
  *   gpu      uuid= name= bus= minor=[0] numa=[-1] total=[0] reserved=[0] used=[0] util=[-1] memutil=[-1]
  *            mig=[-1: not supported, 0: off, 1: on] lost=[0] events=[11: mask of event types; 0: not supported]
  *            The order of the lines is the order of the indices. -1: that question is not supported.
@@ -22,6 +23,7 @@
 #define _GNU_SOURCE
 #include "state.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -70,6 +72,7 @@ static int parse_driver(struct state *state, const char *fields) {
     state->cuda_version = (int)numeric(fields, "cuda", 0);
     state->loaded = (int)numeric(fields, "loaded", 1);
     state->generation = (u64)numeric(fields, "generation", 0);
+    state->build = (int)numeric(fields, "build", 0);
     return 1;
 }
 
@@ -186,8 +189,9 @@ const struct state *state_now(void) {
         return NULL;
     if (!unchanged(&now)) {
         FILE *file = fopen(path, "r");
+        /* A real driver needs no new descriptor to answer: a process without any left hears what was so before. */
         if (!file)
-            return NULL;
+            return usable && (errno == EMFILE || errno == ENFILE) ? &current : NULL;
         usable = parse(&current, file);
         fclose(file);
         seen = now;

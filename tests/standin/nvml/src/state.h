@@ -40,7 +40,7 @@ struct fault {
 
 struct state {
     char driver_version[TEXT], nvml_version[TEXT];
-    int cuda_version, loaded;
+    int cuda_version, loaded, build;
     u64 generation;
     int device_count, process_count, event_count, fault_count;
     struct device devices[MAX_DEVICES];
