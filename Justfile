@@ -81,7 +81,7 @@ frozen *words:
 on-binary *words:
     MORTALGPU_BIN={{ justfile_directory() }}/build/mortalgpu pytest -q -m "not slow and not gpu" tests/scenario tests/e2e {{ words }}
 
-# Figures: start, list, preference, allocation, memory, idle CPU, reaction; a table, and JSON in build/bench.json.
+# Every figure, frozen and not, against the last result kept; --short for CI, --keep, --check, --profile (CONTRIBUTING.md).
 bench *words:
     python -m tests.bench {{ words }}
 

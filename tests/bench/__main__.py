@@ -1,60 +1,75 @@
-"""`python -m tests.bench [--json FILE] [PART…]`: every figure of the node daemon from one run, as a table and as JSON."""
+"""`just bench [STAGE ...]`: every figure of the program, frozen and not, from one run, as a table and in build/bench.json.
+
+Compares with the last result that was kept, tests/bench/result.json. `--keep` makes this run that result, and the README's
+figures with it; `--check` ends with 1 where a figure got worse or is missing. `--short` takes a minute and a half, asks only
+whether a figure is far from its aim, and ends with 1 if so. `--profile KIND` shows what a figure is made of instead.
+"""
 
 import argparse
-import json
-import platform
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import trio
 
-from mortalgpu import __version__
-from tests.bench import exporter, plugin, reaction
-from tests.bench.row import Row, table
+from tests.bench import profile
+from tests.bench.compare import broken_bounds, compare, regressions
+from tests.bench.effort import LONG, SHORT
+from tests.bench.forms import UNFROZEN
+from tests.bench.readme import put_figures
+from tests.bench.report import Report, read
+from tests.bench.suite import STAGES, measure
+from tests.bench.table import footnotes, row_line, table
 
-REACTION_AIMS = {"reaction_p99_ms": 200.0, "scan_800_median_ms": 20.0, "cpu_idle_percent": 1.0}
-UNITS = {"ms": "ms", "percent": "% of a core", "mib": "MiB", "seconds": "s"}
-
-
-def _plugin() -> list[Row]:
-    return trio.run(plugin.measure)
-
-
-def _reaction() -> list[Row]:
-    return [
-        Row(name, value, UNITS.get(name.rpartition("_")[2], ""), REACTION_AIMS.get(name))
-        for name, value in reaction.measure().items()
-    ]
+RESULT = Path(__file__).with_name("result.json")
+README = Path(__file__).parents[2] / "README.md"
 
 
-PARTS: dict[str, Callable[[], list[Row]]] = {"plugin": _plugin, "reaction": _reaction, "exporter": exporter.rows}
-"""What is measured, in this order. The second part needs root and a cgroup v2 hierarchy that may be written."""
+def main() -> int:
+    """Measure, compare, tell; return the exit code."""
+    chosen = _parser().parse_args()
+    if chosen.profile:
+        print(trio.run(profile.KINDS[chosen.profile]))
+        return 0
+    is_whole = not chosen.stages
+    report = trio.run(measure, SHORT if chosen.short else LONG, chosen.stages or list(STAGES), chosen.short)
+    report.write(chosen.json)
+    last = read(RESULT)
+    compared = compare(report, last, is_whole=is_whole) if last and not chosen.short else []
+    print(f"\n{table(report, compared)}\n\n{footnotes(report, compared)}")
+    if chosen.short:
+        return _tell_catastrophes(report, last)
+    if chosen.keep:
+        return _keep(report, is_whole=is_whole)
+    return 1 if chosen.check and regressions(compared) else 0
 
 
-def _measure(names: list[str]) -> list[Row]:
-    rows: list[Row] = []
-    for name in names:
-        print(f"measuring: {name}", file=sys.stderr)
-        rows += PARTS[name]()
-    return rows
+def _tell_catastrophes(report: Report, last: Report | None) -> int:
+    broken = broken_bounds(report, last)
+    for row in broken:
+        print(f"far from its aim: {row_line(row)}")
+    return 1 if broken else 0
 
 
-def main() -> None:
-    """Measure, print the table, write the JSON file."""
-    parser = argparse.ArgumentParser(prog="tests.bench", description=__doc__)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"what to measure, of: {', '.join(PARTS)}; all if none")
+def _keep(report: Report, *, is_whole: bool) -> int:
+    """Keep a whole run of both forms; any other would lose figures."""
+    if not is_whole or report.left_out or len(report.forms) == 1:
+        print("not kept: only a run of every stage, in both forms, replaces the last one", file=sys.stderr)
+        return 1
+    report.write(RESULT)
+    put_figures(README, report)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="just bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of: {', '.join(STAGES)}; all if none")
     parser.add_argument("--json", type=Path, default=Path("build/bench.json"), metavar="FILE", help="where the JSON goes")
-    chosen = parser.parse_args()
-    unknown = [name for name in chosen.parts if name not in PARTS]
-    if unknown:
-        parser.error(f"no such part: {', '.join(unknown)}; there are: {', '.join(PARTS)}")
-    rows = _measure(chosen.parts or list(PARTS))
-    chosen.json.parent.mkdir(parents=True, exist_ok=True)
-    where = {"version": __version__, "python": platform.python_version(), "machine": platform.machine()}
-    chosen.json.write_text(json.dumps({**where, "rows": [row.document() for row in rows]}, indent=1) + "\n")
-    print(table(rows))
+    parser.add_argument("--short", action="store_true", help="few samples, loose bounds")
+    parser.add_argument("--keep", action="store_true", help="make this run the one that later ones are compared with")
+    parser.add_argument("--check", action="store_true", help="fail where a figure got worse")
+    parser.add_argument("--profile", choices=list(profile.KINDS), help=f"profile the {UNFROZEN} daemon instead")
+    return parser
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

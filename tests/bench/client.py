@@ -1,7 +1,5 @@
-"""kubelet's calls to a device plugin, made by grpcio and timed. Blocks: run it in a thread."""
+"""kubelet's calls to a device plugin, made by grpcio. Blocks: run it in a thread."""
 
-import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -50,13 +48,3 @@ class PluginClient(AbstractContextManager["PluginClient"]):
         """Make any unary call. Raises grpc.RpcError."""
         call = self._channel.unary_unary(method, lambda message: message.SerializeToString(), answer.FromString)
         return call(request, timeout=30)
-
-
-def timed(times: int, action: Callable[[], object]) -> list[float]:
-    """Return how many milliseconds the action took each time."""
-    taken = []
-    for _ in range(times):
-        begun = time.perf_counter()
-        action()
-        taken.append((time.perf_counter() - begun) * 1000)
-    return taken
