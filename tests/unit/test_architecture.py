@@ -1,8 +1,10 @@
-"""What the house promises of its own source: one list of log fields, short files, no mocks, keys and README in step."""
+"""What the house promises of its own source: one list of log fields, short files, no mocks, keys and documents in step."""
 
 import ast
 import logging
 import re
+import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -18,6 +20,19 @@ OURS = sorted(path for path in (ROOT / "mortalgpu").rglob("*.py") if "pb" not in
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 LOG_METHODS = {"debug", "info", "warning", "error", "exception", "critical", "log"}
 LONGEST_FILE = 400
+DATA = {
+    ".json": "figures, schemas and dashboards, which programs write",
+    ".sum": "checksums, which Go writes",
+    "requirements.txt": "versions and hashes, which pip writes",
+    "LICENSE": "not ours to shorten",
+    "chart/static/": "manifests that packaging/chart.py renders from the chart",
+    "mortalgpu/rpc/pb/": "made from proto/ by packaging/proto.sh",
+    "proto/": "the interfaces of others, as they publish them",
+    "tests/fixtures/": "texts recorded on real machines",
+    "tests/fuzz/corpus": "inputs that the fuzzing campaign has found",
+    "tests/golden/": "pages that tests compare with",
+}
+"""What may be long, by the beginning or end of its path, and why: a program or somebody else has written it."""
 
 
 def name_of(path: Path) -> str:
@@ -72,9 +87,18 @@ def test_log_events_are_fixed_phrases() -> None:
     assert loose == []
 
 
-@pytest.mark.parametrize("path", OURS, ids=name_of)
-def test_no_file_of_the_program_is_too_long_to_read(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= LONGEST_FILE
+def tracked() -> list[Path]:
+    """Return the files of the project, as git knows them; all that are there where no git is."""
+    listed = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z"], capture_output=True, check=False, text=True)
+    names = listed.stdout.split("\0") if listed.returncode == 0 else (name_of(path) for path in [*OURS, *TESTS])
+    return [ROOT / name for name in names if name and (ROOT / name).is_file()]
+
+
+def test_no_source_file_is_too_long_to_read() -> None:
+    data = tuple(DATA)
+    source = [path for path in tracked() if not name_of(path).startswith(data) and not name_of(path).endswith(data)]
+    assert len(source) > 300
+    assert {name_of(path): length for path in source if (length := path.read_bytes().count(b"\n")) > LONGEST_FILE} == {}
 
 
 @pytest.mark.parametrize("path", OURS, ids=name_of)
@@ -99,6 +123,30 @@ def test_no_test_mocks_anything() -> None:
 
 def test_the_program_never_imports_its_tests() -> None:
     assert [name_of(path) for path in OURS if any(name.partition(".")[0] == "tests" for name in imported(path))] == []
+
+
+# The import contracts.
+
+
+def contract(name: str) -> dict[str, Any]:
+    """Return an import contract of pyproject.toml."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    return next(found for found in contracts if found["name"] == name)
+
+
+def test_services_are_kept_from_every_adapter() -> None:
+    ports = [ROOT / "mortalgpu" / name for name in ("driver", "host", "kubelet", "cluster")]
+    adapters = {path for port in ports for path in port.glob("*.py") if path.stem not in ("__init__", "base")}
+    named = {name_of(path).removesuffix(".py").replace("/", ".") for path in adapters}
+    assert set(contract("Services see ports, never adapters")["forbidden_modules"]) == named
+
+
+def test_the_architectures_floors_are_those_of_the_contract() -> None:
+    """The contract itself is exhaustive: a new package or module must be given its floor."""
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    floors = re.findall(r"^    __main__ .*(?:\n    .*)*$", text, re.MULTILINE)[0].splitlines()
+    shown = [set(re.split(r"  +", line.strip())[0].split(" | ")) for line in floors]
+    assert shown == [{name.strip() for name in layer.split("|")} for layer in contract("Floors: imports go down")["layers"]]
 
 
 # README.
