@@ -5,6 +5,7 @@ import logging
 import trio
 
 from mortalgpu.errors import AccessError
+from mortalgpu.rpc.status import Refusal
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ class Refusals:
         self._written = 0
         self._kept_back = 0
 
-    def note(self, method: str, peer: str, error: AccessError) -> None:
+    def note(self, method: str, peer: str, error: AccessError | Refusal) -> None:
         """Tell of one refusal; never blocks. The error's text never holds a part of a token."""
         now = trio.current_time()
         if now >= self._period_ends:

@@ -151,9 +151,14 @@ class Servicer:
         caller = await self._caller(call)
         target = views.process_to_kill(caller, self._board.facts.usage, request.pid)
         outcome = await self._end(caller, target)
+        try:
+            _refuse_unless_gone(outcome, target.pid)
+        except Refusal as refusal:
+            # Asked for again and again by its own container, one that cannot be ended would fill the log.
+            self._backing.refusals.note(call.method, call.peer.address, refusal)
+            raise
         extra = {"pid": target.pid, "container": target.container.container_id, "outcome": outcome.value}
         log.info("process killed on request", extra={**extra, "level": caller.level, "user": caller.email})
-        _refuse_unless_gone(outcome, target.pid)
         return pb.KillGpuProcessResponse()
 
     async def _patch(self, _request: pb.PatchConfigsRequest, call: Call) -> pb.PatchConfigsResponse:

@@ -5,6 +5,7 @@ told the shorter of both.
 """
 
 import math
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TypeVar
@@ -34,6 +35,8 @@ from mortalgpu.rpc.wire import WireError as _WireError
 Response = TypeVar("Response", bound=Message)
 
 CONNECT_SECONDS = 10.0
+QUEUE_FULL_SECONDS = 0.005
+"""How soon to knock again where a Unix socket's queue is full."""
 MAX_MESSAGE_BYTES = 2**24
 """Of an answer: what upstream's clients grant kubelet's pod-resources."""
 
@@ -293,13 +296,32 @@ async def connect(address: str) -> trio.abc.Stream:
     try:
         with trio.fail_after(CONNECT_SECONDS):
             if path := _socket_path(address):
-                return await trio.open_unix_socket(path)
+                return await _open_socket(path)
             host, port = _host_and_port(address)
             return await trio.open_tcp_stream(host, port)
     except trio.TooSlowError:
         raise Unavailable(address, f"no connection within {CONNECT_SECONDS:g} s") from None
     except OSError as error:
         raise Unavailable(address, f"cannot connect: {_reason(error)}") from error
+
+
+async def _open_socket(path: str) -> trio.SocketStream:
+    """Connect to a Unix socket, and wait while its server's queue is full: somebody may be filling it without end.
+
+    The kernel says so at once (EAGAIN of connect(2)), and Trio would take that for a connection under way.
+    """
+    while True:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            sock.connect(path)
+            return trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+        except BlockingIOError:
+            sock.close()
+        except BaseException:
+            sock.close()
+            raise
+        await trio.sleep(QUEUE_FULL_SECONDS)
 
 
 def _reason(error: OSError) -> str:

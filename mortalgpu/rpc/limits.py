@@ -19,7 +19,8 @@ class Limits:
     max_streams: int = 16
     """Calls at a time on one connection; more are refused."""
     max_connections: int = 128
-    """At a time on all listeners. One more takes the place of the one that idles longest, or is closed when all are busy."""
+    """At a time on all listeners. One more takes the place of the one that idles longest, or, when all are busy, of one of the
+    peer that has the most; it is closed when its own peer has as many."""
     max_connections_per_peer: int = 32
     """The same, among those from one address, or of one user on a Unix socket."""
     max_header_bytes: int = 16384

@@ -5,6 +5,7 @@ Handlers run as tasks of their connection, connections as tasks of `serve`: canc
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import trio
@@ -122,11 +123,22 @@ class Server:
             self._tell_refused_at, self._refused = trio.current_time() + TELL_REFUSED_SECONDS, 0
 
     def _has_room_for(self, peer: Peer) -> bool:
-        """Whether one more connection of this peer can be served, if need be in place of the one that idles longest."""
-        of_peer = [session for session in self._sessions if session.peer.address == peer.address]
+        """Whether one more connection of this peer can be served, if need be in place of another.
+
+        That is the one that idles longest, or else the oldest of the peer with the most: who has many is not to keep out who
+        has few, however busy it keeps them.
+        """
+        sessions = [session for session in self._sessions if not session.retiring]
+        of_peer = [session for session in sessions if session.peer.address == peer.address]
         if len(of_peer) >= self._limits.max_connections_per_peer:
             return _retire_one(of_peer)
-        return self.connections < self._limits.max_connections or _retire_one(self._sessions)
+        if len(sessions) < self._limits.max_connections or _retire_one(sessions):
+            return True
+        ((largest, count),) = Counter(session.peer.address for session in sessions).most_common(1)
+        if count <= len(of_peer) + 1:
+            return False
+        min((session for session in sessions if session.peer.address == largest), key=lambda each: each.begun_at).retire()
+        return True
 
     async def serve_connection(self, transport: trio.abc.Stream, peer: Peer = STRANGER) -> None:
         """Serve one connection over any stream until its end, and close it. Raises nothing for what the client does."""

@@ -109,7 +109,9 @@ class Session:
         )
         self.calls: dict[int, RunningCall] = {}
         self.peer = peer
+        self.begun_at = trio.current_time()
         self.idle_since: float | None = None
+        self.retiring = False
         self._methods = methods
         self._connection_id = connection_id
         self._observer = observer
@@ -195,8 +197,8 @@ class Session:
             self._quiet.deadline = math.inf if self.calls else now + _or_never(self.limits.idle_seconds)
 
     def retire(self) -> None:
-        """End the connection, which has no calls, to make room for another."""
-        self.idle_since = None
+        """End the connection, and the calls on it, to make room for another."""
+        self.retiring = True
         self._quiet.cancel()
 
     def _begin(self, request: Requested) -> None:

@@ -1,5 +1,6 @@
 """Clients that mean harm: slow ones, idle ones, giant ones, endless ones. The others, kubelet's among them, notice nothing."""
 
+from collections.abc import Iterator
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
@@ -11,12 +12,21 @@ from mortalgpu.rpc.channel import open_channel
 from mortalgpu.rpc.framing import frame
 from mortalgpu.rpc.pb.device.v1 import device_pb2 as pb
 from mortalgpu.rpc.status import Code, RpcError
+from tests.campaign import Tally
 from tests.fuzz.device_api_siege import GET_DEVICES, Siege, siege
 from tests.unit.deviceapi import node
 from tests.unit.rpc.trial import PREFACE
 
 STREAM = "/device.v1.DeviceService/StreamGpuContainers"
 IDS = node.ids(node.GPU_A, 0, 1, 2, 3)
+
+pytestmark = pytest.mark.hostile
+
+
+@pytest.fixture(autouse=True)
+def _counted(tally: Tally) -> Iterator[None]:
+    yield
+    tally.add("attacks")
 
 
 async def test_a_thousand_idle_connections_keep_nobody_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
