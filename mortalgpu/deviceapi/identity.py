@@ -104,7 +104,8 @@ class Identity:
         self._succession.check(claims.meta_devices, claims.issued_at)
         if claims.email == tokens.CONTAINER_EMAIL:
             self._succession.met(claims.meta_devices, claims.issued_at or 0.0)
-        return Caller(tokens.CONTAINER_LEVEL, meta_devices=frozenset(claims.meta_devices), email=claims.email)
+        ids = frozenset(claims.meta_devices)
+        return Caller(tokens.CONTAINER_LEVEL, None, ids, self._succession.granted_at(ids), email=claims.email)
 
     def _raised(self, authorization: str | bytes | None) -> Caller | None:
         try:

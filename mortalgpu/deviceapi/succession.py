@@ -8,7 +8,8 @@ admits a pod as a whole, before any of its containers runs. So tokens for an id 
 SIBLING_SECONDS of each other, and no container was seen running with that id between them.
 """
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 
 from mortalgpu.errors import Unauthenticated
 from mortalgpu.model.usage import ContainerUsage
@@ -20,9 +21,14 @@ GRAIN_SECONDS = 0.01
 
 
 class Succession:
-    """Remembers, for each id, from when on a token must be to be believed. One object serves the mint and every door."""
+    """Remembers, for each id, from when on a token must be to be believed. One object serves the mint and every door.
 
-    def __init__(self) -> None:
+    `monotonic` is the clock of the scans.
+    """
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._granted_at: dict[str, float] = {}
         self._newest: dict[str, float] = {}
         self._believed_from: dict[str, float] = {}
         self._worn: set[str] = set()
@@ -30,7 +36,8 @@ class Succession:
         self._seen: frozenset[str] = frozenset()
 
     def minted(self, ids: Sequence[str], at: float) -> None:
-        """Note a container's token that is minted now."""
+        """Note a container's token that is minted now, `at` by the wall clock."""
+        self._granted_at.update(dict.fromkeys(ids, self._monotonic()))
         for text in ids:
             if text in self._worn:
                 self._believed_from[text] = at - GRAIN_SECONDS
@@ -50,6 +57,10 @@ class Succession:
         for container_id in alive.keys() - self._seen:
             self._worn.update(text for claim in alive[container_id].devices for text in claim.meta_devices)
         self._seen = frozenset(alive)
+
+    def granted_at(self, ids: Iterable[str]) -> float:
+        """Return when one of these ids was last granted, in monotonic seconds; minus infinity when not since our start."""
+        return max((self._granted_at.get(text, float("-inf")) for text in ids), default=float("-inf"))
 
     def check(self, ids: Iterable[str], issued_at: float | None) -> None:
         """Raise Unauthenticated if a later container's token is known for one of these ids."""

@@ -5,14 +5,15 @@ Rules:
 2. `l1` is one container. It sees the containers of its pod and the devices it holds itself, and may kill its own GPU
    processes; nothing else, and nothing tells it whether anything else exists.
 3. A container is known by what the kernel says of it, or by the ids that its token names: all of them must be held, at this
-   moment, within one pod. A token whose ids have gone back, or went to several pods, opens nothing.
+   moment, within one pod. A token whose ids have gone back, or went to several pods, opens nothing. What was read of
+   kubelet's books before the ids were granted tells of the container that had them before, and is not believed.
 4. A name that a caller gives opens nothing by itself. If it gives one, it must be its own pod's.
 5. Only the shared token, where the operator has set one, is believed the pod's name; in return it may not kill, and a name
    that two namespaces have opens nothing without the namespace.
 6. An empty id never matches anything.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mortalgpu.deviceapi.tokens import CONTAINER_LEVEL, NODE_LEVEL
@@ -33,6 +34,8 @@ class Caller:
     """Of a caller on the Unix socket: where the kernel says it runs."""
     meta_devices: frozenset[str] = frozenset()
     """Of a caller with a container's own token: the ids it was granted."""
+    granted_at: float = float("-inf")
+    """When one of these was last granted, as far as that is known: monotonic seconds."""
     names_itself: bool = False
     """True for the shared token only."""
     email: str = ""
@@ -63,7 +66,7 @@ def sight(caller: Caller, usage: Usage, pod_id: str = "") -> Sight:
         return Sight(NODE_LEVEL, usage.containers)
     if caller.names_itself:
         return Sight(CONTAINER_LEVEL, _named_pod(usage, pod_id))
-    own = _by_kernel(caller.container, usage) if caller.container else _by_ids(caller.meta_devices, usage)
+    own = _by_kernel(caller.container, usage) if caller.container else _by_ids(caller, usage)
     containers = _pod_of(caller, own, usage)
     if pod_id and not any(_is_called(holder, pod_id) for holder in containers):
         raise Forbidden(f"{_quoted(pod_id)} is not the pod you are calling from")
@@ -97,9 +100,11 @@ def _by_kernel(ref: ContainerRef, usage: Usage) -> tuple[ContainerUsage, ...]:
     return (found,) if found is not None and found.pod_uid == ref.pod_uid else ()
 
 
-def _by_ids(ids: Collection[str], usage: Usage) -> tuple[ContainerUsage, ...]:
-    """Return the containers that hold these ids: one, or those of a pod whose containers share them."""
-    wanted = set(ids)
+def _by_ids(caller: Caller, usage: Usage) -> tuple[ContainerUsage, ...]:
+    """Return the containers that hold the caller's ids: one, or those of a pod whose containers share them."""
+    if usage.books_at is not None and usage.books_at <= caller.granted_at:
+        raise Unauthenticated("kubelet has not told yet who holds the meta-devices of this token now")
+    wanted = set(caller.meta_devices)
     held = {position: wanted & _ids_of(holder) for position, holder in enumerate(usage.containers)}
     holders = [position for position, common in held.items() if common]
     if not wanted or not wanted <= set().union(*held.values()):

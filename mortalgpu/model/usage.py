@@ -157,6 +157,8 @@ class Usage:
     duration_seconds: float = 0.0
     looked_at: float = 0.0
     """Monotonic seconds at which the look was taken that caused this scan: reactions are measured from there."""
+    books_at: float | None = None
+    """Monotonic seconds at which the reading of kubelet's books began that says who holds what; None without one."""
     devices: tuple[DeviceUsage, ...] = ()
     containers: tuple[ContainerUsage, ...] = ()
     troubles: tuple[str, ...] = ()

@@ -10,6 +10,8 @@ The rules:
    every container while kubelet has not answered since it began) has no known limit: nobody is judged on a guess.
 4. Devices that are not shared are not our business, whoever uses them.
 5. A container that holds shares has its entry with or without processes, and before anyone has told its container id.
+6. An id that kubelet has handed on belongs to the pod that its newest books name. The one that had it before may still be
+   seen, where the pods view is behind: its limit stays what it was, and the id is not its own any more.
 """
 
 from collections.abc import Iterable, Mapping, Sequence, Set
@@ -72,7 +74,7 @@ def attribute(facts: Facts, ledger: Ledger) -> Attribution:
     work = _group(facts)
     shared = facts.inventory.by_uuid()
     unreadable = frozenset(uuid for uuid in shared if not isinstance(facts.snapshot.processes.get(uuid), tuple))
-    join = _Join(facts, shared, unreadable, ledger.holding)
+    join = _Join(facts, shared, unreadable, ledger.holding, ledger.owners)
     containers = [found for alive in ledger.alive() if (found := join.container(alive, work.get(alive.ref, {})))]
     containers += join.waiting(ledger.entries, containers)
     containers.sort(key=_by_name)
@@ -113,6 +115,7 @@ class _Join:
     shared: Mapping[str, SharedDevice]
     unreadable: frozenset[str]
     holding: frozenset[Name]
+    owners: Mapping[str, Name | None]
     notices: list[tuple[Pod, LimitNotice]] = field(default_factory=list)
 
     def container(self, alive: Alive, work: Mapping[str, Sequence[ProcessUsage]]) -> ContainerUsage | None:
@@ -152,21 +155,28 @@ class _Join:
         known = [uuid for uuid in self.shared if uuid in held or uuid in work]
         lost = [uuid for uuid in held if uuid not in self.shared]
         return tuple(
-            self._claim(uuid, held.get(uuid, ()), limits.get(uuid, 0) if entry else None, work.get(uuid, ()))
+            self._claim(uuid, held.get(uuid, ()), limits.get(uuid, 0) if entry else None, work.get(uuid, ()), entry)
             for uuid in (*known, *lost)
         )
 
     def _claim(
-        self, uuid: str, held: Sequence[HeldOn], limit_bytes: int | None, processes: Sequence[ProcessUsage]
+        self,
+        uuid: str,
+        held: Sequence[HeldOn],
+        limit_bytes: int | None,
+        processes: Sequence[ProcessUsage],
+        entry: Entry | None,
     ) -> DeviceClaim:
-        ids = tuple(text for each in held for text in each.meta_devices)
+        count = sum(each.shares for each in held)
+        mine = (entry.namespace, entry.pod_name) if entry else None
+        ids = tuple(text for each in held for text in each.meta_devices if self.owners.get(text, mine) in (mine, None))
         shared = self.shared.get(uuid)
         if shared is None:
-            return DeviceClaim(uuid, held[0].resource, len(ids), 0, None, meta_devices=ids, readable=False)
+            return DeviceClaim(uuid, held[0].resource, count, 0, None, meta_devices=ids, readable=False)
         resource = held[0].resource if held else shared.resource
-        worth = shared.limit_bytes(len(ids))
+        worth = shared.limit_bytes(count)
         readable = uuid not in self.unreadable
-        return DeviceClaim(uuid, resource, len(ids), worth, limit_bytes, tuple(processes), ids, readable)
+        return DeviceClaim(uuid, resource, count, worth, limit_bytes, tuple(processes), ids, readable)
 
     def _limits(self, pod: Pod | None, entry: Entry) -> dict[str, int]:
         """Return the limit by device on which the container holds shares; notices are put aside."""

@@ -107,6 +107,8 @@ class _Books:
     """None: several entries of that name that do not agree."""
     holding: frozenset[Name] = frozenset()
     alone_then: Mapping[Name, str | None] = field(default_factory=dict)
+    owners: Mapping[str, Name | None] = field(default_factory=dict)
+    """The pod that has each id; None: several."""
 
     def say(self, pod: Pod, container_name: str) -> Binding | None:
         """Return what the reading says of a container of a pod; None when it contradicts itself there."""
@@ -147,13 +149,18 @@ class Ledger:
         """Names of the pods of which a container holds shares of ours, by the newest reading."""
         return self._books.holding if self._books else frozenset()
 
+    @property
+    def owners(self) -> Mapping[str, Name | None]:
+        """The pod that has each id by the newest reading, None for one that several have. Not to be changed."""
+        return self._books.owners if self._books else {}
+
     def take(self, reading: Reading) -> None:
         """Replace the reading by a newer one."""
         entries = _index(reading.assignments)
         holding = frozenset(
             (found.pod_namespace, found.pod_name) for found in reading.assignments if any(found.meta_devices.values())
         )
-        self._books = _Books(reading, entries, holding, _sole_holders(reading.view, ()))
+        self._books = _Books(reading, entries, holding, _sole_holders(reading.view, ()), _owners(entries.values()))
 
     def observe(self, view: PodsView, with_processes: Collection[ContainerRef], now: float) -> bool:
         """Take note of who is alive at monotonic time `now`, forget who is not, and bind whom it can.
@@ -232,6 +239,15 @@ def _index(assignments: Iterable[Assignment]) -> dict[tuple[str, str, str], Entr
         entry = Entry(*key, _held(found.meta_devices))
         entries[key] = entry if key not in entries or entries[key] == entry else None
     return entries
+
+
+def _owners(entries: Iterable[Entry | None]) -> dict[str, Name | None]:
+    owners: dict[str, Name | None] = {}
+    for entry in filter(None, entries):
+        name = (entry.namespace, entry.pod_name)
+        for text in (text for each in entry.held for text in each.meta_devices):
+            owners[text] = name if owners.get(text, name) == name else None
+    return owners
 
 
 def _held(meta_devices: Mapping[str, tuple[str, ...]]) -> tuple[HeldOn, ...]:

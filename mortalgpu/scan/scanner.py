@@ -270,8 +270,11 @@ class _Scanner:
                 "what they hold counts towards no limit"
             )
         number = self._usage.value.sequence + 1
-        lines = tuple(troubles.values())
-        self._usage.publish(Usage(number, at, duration, looked_at, found.devices, found.containers, lines, self._counts))
+        lines, books = tuple(troubles.values()), self._ledger.reading
+        books_at = books.began_at if books else None
+        self._usage.publish(
+            Usage(number, at, duration, looked_at, books_at, found.devices, found.containers, lines, self._counts)
+        )
 
     def _tell_owners(self, notices: Iterable[tuple[Pod, LimitNotice]]) -> None:
         present = {(pod.uid, notice): pod for pod, notice in notices}

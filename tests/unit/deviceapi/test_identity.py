@@ -139,6 +139,14 @@ async def test_the_token_of_an_earlier_container_dies_when_its_ids_are_granted_a
         await keeper.identify(FROM_AFAR, stolen)
 
 
+async def test_a_caller_is_known_with_the_moment_of_its_grant() -> None:
+    succession = Succession(monotonic=lambda: 77.0)
+    keeper = doorkeeper(NETWORK, succession=succession)
+    assert (await keeper.identify(FROM_AFAR, container_token())).granted_at == float("-inf")
+    succession.minted(IDS[:1], NOW)
+    assert (await keeper.identify(FROM_AFAR, container_token())).granted_at == 77.0
+
+
 def running(container_id: str, *ids: str) -> ContainerUsage:
     claim = DeviceClaim("GPU-a", "mortalgpu/v100", len(ids), 0, 0, meta_devices=ids)
     return ContainerUsage("ns", "pod", "main", "uid", container_id, (claim,))

@@ -1,6 +1,7 @@
 """Every method for every caller, over the real wire: own and foreign, forged and expired, one at a time and all at once."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -149,6 +150,27 @@ async def test_a_container_that_no_scan_has_seen_yet_is_waited_for(tmp_path: Pat
             nursery.start_soon(scan)
             assert (await client.ask("GetGpuContainers")).gpu_containers
         assert trio.current_time() < 1
+
+
+async def test_a_container_that_inherited_ids_waits_for_books_that_name_it_and_never_sees_who_had_them(
+    tmp_path: Path, autojump_clock: object
+) -> None:
+    async with rig.rig(tmp_path) as made, made.client(made.token(*IDS)) as client:
+        made.succession.minted(IDS, rig.NOW)
+        granted_at = made.succession.granted_at(IDS)
+        heir = replace(node.usage().containers[1], pod_name="heir", pod_uid=node.uid(8), container_id=node.cid(81))
+        made.usage.publish(node.usage(books_at=granted_at - 1))
+        async with trio.open_nursery() as nursery:
+
+            async def read_books() -> None:
+                await trio.sleep(0.5)
+                made.usage.publish(node.usage(books_at=granted_at - 1))
+                await trio.sleep(3)
+                made.usage.publish(node.usage(containers=(heir,), books_at=granted_at + 1))
+
+            nursery.start_soon(read_books)
+            assert [found.pod_id for found in (await client.ask("GetGpuContainers")).gpu_containers] == ["heir"]
+        assert trio.current_time() > 3
 
 
 async def test_a_container_on_the_socket_that_no_scan_has_seen_is_waited_for(tmp_path: Path, autojump_clock: object) -> None:

@@ -137,6 +137,22 @@ def test_a_caller_kills_what_is_its_own_and_nothing_else(name: str) -> None:
     assert may == own
 
 
+def test_books_read_before_the_grant_open_nothing_for_they_name_the_former_holder() -> None:
+    caller = replace(holder(*node.ids(node.GPU_A, 0, 1, 2, 3)), granted_at=100.0)
+    for books_at in (99.0, 100.0):
+        usage = node.usage(books_at=books_at)
+        with pytest.raises(Unauthenticated, match="not told yet"):
+            views.sight(caller, usage)
+        with pytest.raises(Unauthenticated, match="not told yet"):
+            views.process_to_kill(caller, usage, node.TRAIN_PID)
+    assert {name_of(found) for found in views.sight(caller, node.usage(books_at=100.1)).containers} == TEAM_A_TRAIN
+
+
+def test_a_caller_whom_the_kernel_names_needs_no_books_of_its_time() -> None:
+    caller = replace(inside(node.INFER), granted_at=100.0)
+    assert {name_of(found) for found in views.sight(caller, node.usage(books_at=1.0)).containers} == {"team-b/infer/main"}
+
+
 def test_a_foreign_process_and_none_at_all_are_refused_in_the_same_words() -> None:
     texts = set()
     for pid in (node.INFER_PID, 3999):

@@ -65,6 +65,33 @@ def test_what_kubelet_still_lists_of_a_pod_that_is_gone_is_not_shown() -> None:
     assert world.containers() == ()
 
 
+def world_where_ids_went_on(*, heir: str) -> World:
+    """Pod 1 held shares 0 and 1 and has ended, which the pods view does not know: kubelet has given share 1 to `heir`."""
+    world = world_with_one_pod()
+    world.run(ref(1), 150)
+    world.settle()
+    world.view = view(pod(1), synced=False)
+    world.assignments = (holds(heir, *ids("GPU-a", 1)),)
+    return world
+
+
+def test_an_id_that_kubelet_handed_on_is_not_the_former_holders_any_more() -> None:
+    former, heir = world_where_ids_went_on(heir="pod-2").containers()
+    assert (former.pod_name, former.devices[0].meta_devices) == ("pod-1", ids("GPU-a", 0))
+    assert (heir.pod_name, heir.devices[0].meta_devices) == ("pod-2", ids("GPU-a", 1))
+
+
+def test_the_former_holders_limit_is_what_it_was() -> None:
+    former, _ = world_where_ids_went_on(heir="pod-2").containers()
+    assert (former.devices[0].limit_bytes, former.devices[0].shares) == (200 * MIB, 2)
+
+
+def test_an_id_that_kubelet_tells_of_several_pods_is_everybodys_it_tells_of() -> None:
+    world = world_where_ids_went_on(heir="pod-2")
+    world.assignments = (*world.assignments, holds("pod-3", *ids("GPU-a", 1)))
+    assert [found.devices[0].meta_devices[-1:] for found in world.containers()] == [ids("GPU-a", 1)] * 3
+
+
 def test_a_process_on_a_device_that_its_container_was_not_given_has_limit_zero_there() -> None:
     world = world_with_one_pod()
     world.run(ref(1), 10, "GPU-b")

@@ -94,6 +94,21 @@ async def test_kubelet_is_asked_once_a_period_when_nothing_happens(autojump_cloc
     assert 9 <= node.kubelet.readings - before <= 11
 
 
+async def test_a_usage_tells_of_when_the_books_are_on_which_it_rests(autojump_clock: trio.testing.MockClock) -> None:
+    node = Node()
+    node.kubelet.down = True
+    async with scanning(node):
+        first = node.usage.value
+        assert first.books_at is None
+        node.kubelet.down = False
+        began = trio.current_time()
+        await trio.sleep(20)
+        books_at = node.usage.value.books_at
+        assert books_at is not None
+        assert began < books_at <= trio.current_time()
+        assert books_at > trio.current_time() - 6
+
+
 async def test_containers_that_kubelet_never_lists_do_not_make_it_asked_oftener(autojump_clock: trio.testing.MockClock) -> None:
     node = Node()
     node.show(pod(1, Container("init", cid(1))))
