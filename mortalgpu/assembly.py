@@ -84,7 +84,7 @@ class Assembly:
         Reads keys, or makes one; raises ConfigError, HostError.
         """
         facts = self._facts
-        keys, succession = Keys(wiring.key_settings(self._config)), Succession()
+        keys, succession = Keys(wiring.key_settings(self._config)), Succession(self._ports.clock.monotonic)
         mint = Mint(keys, succession)
         # What kubelet remembers: older tokens for the same ids are dead.
         with suppress(KubeletError):
