@@ -206,10 +206,16 @@ def fresh_socket_name(resource: str) -> str:
 
 
 def remove_dead_sockets(directory: Path, resource: str) -> None:
-    """Remove what a killed daemon left for this resource: sockets of ours on which nobody listens. Blocks briefly."""
-    for path in directory.glob(f"{_stem(resource)}-*.sock"):
-        if _is_dead(path):
-            path.unlink(missing_ok=True)
+    """Remove what a killed daemon left for this resource: sockets of ours on which nobody listens. Blocks briefly.
+
+    Raises nothing: kubelet is not disturbed by what cannot be removed.
+    """
+    try:
+        for path in directory.glob(f"{_stem(resource)}-*.sock"):
+            if _is_dead(path):
+                path.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("sockets of a dead daemon may be left", extra={"path": str(directory), "error": str(error)})
 
 
 def _is_dead(path: Path) -> bool:

@@ -13,6 +13,7 @@ from tests.e2e.daemon import EXAMPLE_COUNTS, SHARED
 from tests.e2e.faults.census import cpu_seconds, descriptors
 from tests.e2e.faults.rig import Rig
 from tests.e2e.pods import pod_asking
+from tests.e2e.stage import quiet
 from tests.e2e.waiting import stays
 
 pytestmark = [pytest.mark.e2e, pytest.mark.faults]
@@ -52,6 +53,30 @@ def knocking(rig: Rig) -> Iterator[None]:
                 client.settimeout(5)
                 client.connect(address)
         yield
+
+
+LIMITS = (12, 14, 16, 18, 20)
+"""From what the loader and the interpreter need to what the daemon needs at rest."""
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_too_few_files_at_the_start_are_told_or_waited_for(idle: Rig, limit: int, long_form: bool, tally: Tally) -> None:
+    if limit not in LIMITS[1::2] and not long_form:
+        pytest.skip("one of the others will do in the short form")
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    idle.daemon.before = ("prlimit", f"--nofile={limit}:{hard}", "--")
+    idle.daemon.start()
+    tally.add("faults of the environment")
+    process = idle.daemon.process
+    assert process is not None
+    quiet(3)
+    idle.no_fault_of_ours()
+    if not process.running:
+        assert (process.wait(1), "Too many open files" in idle.daemon.log()) == (69, True)
+        return
+    resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (hard, hard))
+    idle.settle()
+    idle.sound()
 
 
 @pytest.mark.parametrize("spare", [0, 1, 3])

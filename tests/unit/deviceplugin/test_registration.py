@@ -1,6 +1,7 @@
 """A plugin stays registered, whatever kubelet does, and never twice at a time. Real sockets, real time."""
 
 import os
+import resource
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -247,6 +248,18 @@ def test_dead_sockets_of_the_resource_are_removed_and_nothing_else(node: Node) -
     assert not ours.exists()
     assert other.exists()
     assert foreign.exists()
+
+
+def test_dead_sockets_that_cannot_be_looked_at_or_removed_are_left(node: Node, caplog: pytest.LogCaptureFixture) -> None:
+    left = dead_socket(node.folder / fresh_socket_name(R))
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+    try:
+        remove_dead_sockets(node.folder, R)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert left.exists()
+    assert "sockets of a dead daemon may be left" in caplog.text
 
 
 def test_socket_names_are_short_and_never_the_same() -> None:
