@@ -7,6 +7,7 @@ What is found is kept in the corpus. atheris is not among the tools of developme
 """
 
 import argparse
+import importlib
 import importlib.util
 import os
 import re
@@ -17,15 +18,19 @@ import tempfile
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from pathlib import Path
 
-from tests.fuzz.target import LONGEST_INPUT, MOST_CPU_SECONDS, Target
+from tests.fuzz.corpus import keep, known
+from tests.fuzz.mutation import inputs
+from tests.fuzz.target import LONGEST_INPUT, MOST_CPU_SECONDS, Target, probe
 
 ROOT = Path(__file__).parents[2]
 INSTRUMENTED = ["mortalgpu", "purerpc", "h2", "hpack", "hyperframe", "h11", "jwt", "yaml", "pynvml"]
 MOST_RESIDENT_MIB = 1024
 MOST_FOUND = 5
+FEWEST_SECONDS = 2
 """After so many findings a target's search ends: they are likely one."""
 
 
@@ -43,8 +48,6 @@ class Result:
 
 def search(target: Target, seconds: float) -> Result:
     """Search one target for so long, in processes of their own; keep what is found in the corpus."""
-    from tests.fuzz.corpus import keep, known
-
     result, ends = Result(target.name), time.monotonic() + seconds
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mortalgpu-fuzz-") as folder:
@@ -53,8 +56,8 @@ def search(target: Target, seconds: float) -> Result:
         crashes.mkdir()
         for number, data in enumerate(known(target)):
             Path(grown, f"known-{number:04}").write_bytes(data)
-        while (left := ends - time.monotonic()) > 1 and len(result.found) < MOST_FOUND:
-            output = _run(target, grown, crashes, left)
+        while time.monotonic() < ends - FEWEST_SECONDS and len(result.found) < MOST_FOUND:
+            output = _run(target, grown, crashes, ends - time.monotonic())
             result.inputs += _last(r"number_of_executed_units: (\d+)", output)
             result.edges = max(result.edges, _last(r"cov: (\d+)", output))
             fresh = sorted(crashes.iterdir())
@@ -62,7 +65,7 @@ def search(target: Target, seconds: float) -> Result:
                 result.found.append(str(keep(target, path.read_bytes()).relative_to(ROOT)))
                 result.log += _reason(output)
                 path.unlink()
-            if not fresh and time.monotonic() < ends - 1:
+            if not fresh and time.monotonic() < ends - FEWEST_SECONDS:
                 result.found.append("the search ended by itself")
                 result.log += output[-2000:]
         _keep_grown(target, grown)
@@ -80,20 +83,27 @@ def _keep_grown(target: Target, grown: Path) -> None:
 def _run(target: Target, grown: Path, crashes: Path, seconds: float) -> str:
     words = _dictionary(target, crashes.parent)
     options = [
-        f"-max_total_time={max(1, int(seconds))}",
         f"-max_len={LONGEST_INPUT}",
         f"-timeout={4 * int(MOST_CPU_SECONDS)}",
+        f"-report_slow_units={4 * int(MOST_CPU_SECONDS)}",
         f"-rss_limit_mb={MOST_RESIDENT_MIB}",
         f"-artifact_prefix={crashes}/",
         f"-dict={words}",
         "-print_final_stats=1",
         "-verbosity=1",
     ]
-    command = [sys.executable, "-m", "tests.fuzz.guided", "run", target.name, *options, str(grown)]
+    where = [_module_of(target), target.name, str(time.time() + seconds)]
+    command = [sys.executable, "-m", "tests.fuzz.guided", "run", *where, *options, str(grown)]
     done = subprocess.run(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, timeout=seconds + 120
     )
     return done.stdout.decode(errors="replace")
+
+
+def _module_of(target: Target) -> str:
+    """Return the module that has the target: importing that one only is what makes a search begin soon."""
+    check = target.check.func if isinstance(target.check, partial) else target.check
+    return check.__module__
 
 
 def _dictionary(target: Target, folder: Path) -> Path:
@@ -126,41 +136,40 @@ def as_table(results: Iterable[Result]) -> str:
 # In the process of one target.
 
 
-def run(name: str, options: list[str]) -> None:
-    """Search one target until the time is over or something is found. Does not return."""
+def run(module: str, name: str, ends_at: float, options: list[str]) -> None:
+    """Search one target until `ends_at`, seconds since the epoch, or until something is found. Does not return."""
     if importlib.util.find_spec("atheris") is None:
-        run_unguided(name, options)
+        run_unguided(_loaded(module, name), ends_at, options)
     import atheris
 
     with atheris.instrument_imports(include=INSTRUMENTED):
-        from tests.fuzz.target import probe
-        from tests.fuzz.targets import TARGETS
-    target = TARGETS[name]
-    atheris.Setup([sys.argv[0], *options], lambda data: probe(target, data))
+        target = _loaded(module, name)
+    seconds = max(FEWEST_SECONDS, int(ends_at - time.time()))
+    atheris.Setup([sys.argv[0], f"-max_total_time={seconds}", *options], lambda data: probe(target, data))
     atheris.Fuzz()
 
 
-def run_unguided(name: str, options: list[str]) -> None:
-    """The same by mutation alone. Does not return."""
-    from tests.fuzz.mutation import inputs
-    from tests.fuzz.target import probe
-    from tests.fuzz.targets import TARGETS
+def _loaded(module: str, name: str) -> Target:
+    targets: tuple[Target, ...] = importlib.import_module(module).TARGETS
+    return next(target for target in targets if target.name == name)
 
-    target, tried = TARGETS[name], 0
+
+def run_unguided(target: Target, ends_at: float, options: list[str]) -> None:
+    """The same by mutation alone. Does not return."""
+    tried = 0
     given = dict(option.lstrip("-").split("=", 1) for option in options if "=" in option)
-    ends = time.monotonic() + float(given["max_total_time"])
-    known = [path.read_bytes() for path in sorted(Path(options[-1]).iterdir())]
+    begun_with = [path.read_bytes() for path in sorted(Path(options[-1]).iterdir())]
     for turn in count():
-        for data in inputs(known, target.words, 500, f"{os.urandom(8).hex()}-{turn}"):
+        for data in inputs(begun_with, target.words, 500, f"{os.urandom(8).hex()}-{turn}"):
             tried += 1
             try:
                 probe(target, data)
             except Exception as error:
                 Path(f"{given['artifact_prefix']}crash").write_bytes(data)
                 print(f"Uncaught Python exception: {error!r}")
-                ends = 0.0
+                ends_at = 0.0
                 break
-        if time.monotonic() >= ends:
+        if time.time() >= ends_at:
             print(f"stat::number_of_executed_units: {tried}")
             sys.exit(0)
 
@@ -168,8 +177,8 @@ def run_unguided(name: str, options: list[str]) -> None:
 def main() -> None:
     """Search some targets, or all."""
     if sys.argv[1:2] == ["run"]:
-        run(sys.argv[2], sys.argv[3:])
-    from tests.fuzz.targets import TARGETS
+        run(sys.argv[2], sys.argv[3], float(sys.argv[4]), sys.argv[5:])
+    from tests.fuzz.registry import TARGETS
 
     words = argparse.ArgumentParser(prog="python -m tests.fuzz.guided", description=__doc__)
     words.add_argument("search", choices=["search"])

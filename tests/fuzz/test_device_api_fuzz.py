@@ -12,9 +12,12 @@ from hyperframe.frame import PingFrame, PriorityFrame, SettingsFrame, WindowUpda
 
 from mortalgpu.rpc.framing import frame
 from mortalgpu.rpc.pb.device.v1 import device_pb2 as pb
+from tests.campaign import Tally
 from tests.fuzz.device_api_siege import Siege, siege
 from tests.unit.deviceapi import node
 from tests.unit.rpc.trial import PREFACE, RawClient
+
+pytestmark = [pytest.mark.fuzz, pytest.mark.timeout(900)]
 
 METHODS = (
     "GetGpuContainers",
@@ -27,6 +30,8 @@ METHODS = (
     "NoSuchMethod",
 )
 FRAMES, MESSAGES = 8_000, 2_000
+LONG_FORM = 10
+"""Times as many in the long form of the campaign."""
 SEEDS = 2
 FRAMES_PER_CONNECTION = 40
 CONNECTIONS_AT_ONCE = 8
@@ -100,31 +105,36 @@ async def attack_with_frames(besieged: Siege, tokens: list[str], chance: random.
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
-async def test_mutated_frames_hurt_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture, seed: int) -> None:
+async def test_mutated_frames_hurt_nobody(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, seed: int, long_form: bool, tally: Tally
+) -> None:
     chance = random.Random(seed)
-    sent = 0
+    enough, sent = FRAMES // SEEDS * (LONG_FORM if long_form else 1), 0
     async with siege(tmp_path, caplog) as besieged:
         besieged.made.populate()
         tokens = [besieged.made.node_token(), besieged.made.token(*node.ids(node.GPU_A, 0, 1, 2, 3)), "rubbish", "é"]
 
         async def attack() -> None:
             nonlocal sent
-            while sent < FRAMES // SEEDS:
+            while sent < enough:
                 more = await attack_with_frames(besieged, tokens, chance)
                 sent += more
 
         async with trio.open_nursery() as nursery:
             for _ in range(CONNECTIONS_AT_ONCE):
                 nursery.start_soon(attack)
-    assert sent >= FRAMES // SEEDS
+    assert sent >= enough
+    tally.add("inputs tried", sent)
 
 
-async def attack_with_messages(besieged: Siege, chance: random.Random, found: Counter[str | None]) -> None:
+async def attack_with_messages(
+    besieged: Siege, chance: random.Random, found: Counter[str | None], enough: int = MESSAGES
+) -> None:
     """Send mutated messages in good frames, one after the other, until enough were answered."""
     client, stream_id = await besieged.raw(), 1
     tokens = [besieged.made.node_token(), "rubbish"]
     unary = [name for name in METHODS if name != "StreamGpuContainers"]
-    while found.total() < MESSAGES:
+    while found.total() < enough:
         path = f"/device.v1.DeviceService/{chance.choice(unary)}"
         message = mutated(chance.choice(MESSAGE_BODIES), chance)
         body = frame(message) if chance.random() < 0.7 else mutated(frame(message), chance)
@@ -140,12 +150,16 @@ async def attack_with_messages(besieged: Siege, chance: random.Random, found: Co
     await client.stream.aclose()
 
 
-async def test_mutated_messages_are_answered_with_a_status_that_fits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_mutated_messages_are_answered_with_a_status_that_fits(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, long_form: bool, tally: Tally
+) -> None:
     found: Counter[str | None] = Counter()
+    enough = MESSAGES * (LONG_FORM if long_form else 1)
     async with siege(tmp_path, caplog) as besieged:
         besieged.made.populate()
         async with trio.open_nursery() as nursery:
             for seed in range(4):
-                nursery.start_soon(attack_with_messages, besieged, random.Random(seed), found)
+                nursery.start_soon(attack_with_messages, besieged, random.Random(seed), found, enough)
     assert set(found) <= GOOD_STATUSES
     assert len(found) >= 5
+    tally.add("inputs tried", found.total())

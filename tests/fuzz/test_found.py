@@ -12,8 +12,8 @@ from mortalgpu.rpc.wire import Wire, WireError
 from tests.fuzz import guided, target
 from tests.fuzz.frames import PREFACE, SETTINGS
 from tests.fuzz.mutation import inputs
+from tests.fuzz.registry import TARGETS
 from tests.fuzz.target import Target, TooMuchMemory, TooSlow, no_fault_logged, only, probe
-from tests.fuzz.targets import TARGETS
 
 pytestmark = pytest.mark.fuzz
 
