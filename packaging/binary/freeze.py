@@ -55,6 +55,8 @@ def main(words: list[str]) -> None:
     os.environ |= {"PYTHONHASHSEED": "0", "SOURCE_DATE_EPOCH": commit_time(), "LC_ALL": "C.UTF-8"}
     # Modules are not packed one by one: the whole is, and mgctl must start fast.
     os.environ["PYINSTALLER_ZLIB_COMPRESSION_LEVEL"] = "0"
+    # Columns of a traceback's lines: shown only beside the source, which is not in here.
+    os.environ["PYTHONNODEBUGRANGES"] = "1"
     install_packages()
     venv = virtual_environment()
     for word in words or ["binary", "mgctl"]:
