@@ -13,11 +13,10 @@ import trio
 
 from tests.bench import profile
 from tests.bench.compare import broken_bounds, compare, regressions
-from tests.bench.effort import LONG, SHORT
-from tests.bench.forms import UNFROZEN
+from tests.bench.forms import BEFORE, UNFROZEN
 from tests.bench.readme import put_figures
 from tests.bench.report import Report, read
-from tests.bench.suite import STAGES, measure
+from tests.bench.suite import STAGES, Plan, measure
 from tests.bench.table import footnotes, row_line, table
 
 RESULT = Path(__file__).with_name("result.json")
@@ -26,12 +25,12 @@ README = Path(__file__).parents[2] / "README.md"
 
 def main() -> int:
     """Measure, compare, tell; return the exit code."""
-    chosen = _parser().parse_args()
+    chosen = _chosen()
     if chosen.profile:
         print(trio.run(profile.KINDS[chosen.profile]))
         return 0
     is_whole = not chosen.stages
-    report = trio.run(measure, SHORT if chosen.short else LONG, chosen.stages or list(STAGES), chosen.short)
+    report = trio.run(measure, Plan(chosen.stages or list(STAGES), chosen.short, chosen.before))
     report.write(chosen.json)
     last = read(RESULT)
     compared = compare(report, last, is_whole=is_whole) if last and not chosen.short else []
@@ -52,6 +51,7 @@ def _tell_catastrophes(report: Report, last: Report | None) -> int:
 
 def _keep(report: Report, *, is_whole: bool) -> int:
     """Keep a whole run of both forms; any other would lose figures."""
+    report = report.without(BEFORE)
     if not is_whole or report.left_out or len(report.forms) == 1:
         print("not kept: only a run of every stage, in both forms, replaces the last one", file=sys.stderr)
         return 1
@@ -60,15 +60,24 @@ def _keep(report: Report, *, is_whole: bool) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _chosen() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="just bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of: {', '.join(STAGES)}; all if none")
     parser.add_argument("--json", type=Path, default=Path("build/bench.json"), metavar="FILE", help="where the JSON goes")
     parser.add_argument("--short", action="store_true", help="few samples, loose bounds")
     parser.add_argument("--keep", action="store_true", help="make this run the one that later ones are compared with")
     parser.add_argument("--check", action="store_true", help="fail where a figure got worse")
+    parser.add_argument(
+        "--before", type=Path, metavar="BINARY", help="measure this static binary too, to show a change's effect"
+    )
     parser.add_argument("--profile", choices=list(profile.KINDS), help=f"profile the {UNFROZEN} daemon instead")
-    return parser
+    chosen = parser.parse_args()
+    unknown = [name for name in chosen.stages if name not in STAGES]
+    if unknown:
+        parser.error(f"no such stage: {', '.join(unknown)}; there are: {', '.join(STAGES)}")
+    if chosen.short and (chosen.keep or chosen.check):
+        parser.error("a short run has too few samples to be kept, or checked against what was kept")
+    return chosen
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 BUILD = Path(__file__).parents[2] / "build"
-UNFROZEN, FROZEN = "unfrozen", "frozen"
+UNFROZEN, FROZEN, BEFORE = "unfrozen", "frozen", "before"
+"""`before` is another binary, measured beside this one to show what a change has done."""
 MGCTL = "from mortalgpu.__main__ import mgctl_main; mgctl_main()"
 
 
@@ -36,19 +37,20 @@ def unfrozen(folder: Path) -> Form:
 
 
 def frozen(folder: Path) -> Form | None:
-    """Return the static binary that MORTALGPU_BIN names, or the one in build/; None where there is none.
-
-    `folder` takes a copy of the mgctl directory beside it, made to run there instead of in a container.
-    """
+    """Return the static binary that MORTALGPU_BIN names, or the one in build/; None where there is none."""
     binary = Path(os.environ.get("MORTALGPU_BIN") or BUILD / "mortalgpu")
-    if not binary.is_file():
-        return None
-    return Form(FROZEN, (str(binary),), _mgctl_on_the_host(binary.with_name("mgctl"), folder), folder)
+    return built(FROZEN, binary, folder) if binary.is_file() else None
 
 
-def _mgctl_on_the_host(built: Path, folder: Path) -> tuple[str, ...]:
-    if not (built / "mgctl").is_file() or shutil.which("patchelf") is None:
+def built(name: str, binary: Path, folder: Path) -> Form:
+    """Return the form of a static binary. `folder` takes a copy of the mgctl directory beside it, made to run on the host."""
+    return Form(name, (str(binary.resolve()),), _mgctl_on_the_host(binary.with_name("mgctl"), folder / f"mgctl-{name}"), folder)
+
+
+def _mgctl_on_the_host(source: Path, folder: Path) -> tuple[str, ...]:
+    """It is built for the place where containers have it mounted."""
+    if not (source / "mgctl").is_file() or shutil.which("patchelf") is None:
         return ()
-    copy = shutil.copytree(built, folder / "mgctl", symlinks=True)
+    copy = shutil.copytree(source, folder, symlinks=True)
     subprocess.run(["patchelf", "--set-interpreter", copy / "ld-linux-x86-64.so.2", copy / "mgctl"], check=True)
     return (str(copy / "mgctl"),)

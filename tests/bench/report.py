@@ -74,6 +74,10 @@ class Report(msgspec.Struct, frozen=True):
         """The forms of the daemon that were measured."""
         return tuple(dict.fromkeys(row.form for row in self.rows if row.form != NO_FORM))
 
+    def without(self, form: str) -> "Report":
+        """Return it without the rows of a form."""
+        return msgspec.structs.replace(self, rows=tuple(row for row in self.rows if row.form != form))
+
     def write(self, path: Path) -> None:
         """Write it as JSON, for people too."""
         path.parent.mkdir(parents=True, exist_ok=True)

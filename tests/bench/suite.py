@@ -15,9 +15,9 @@ from pathlib import Path
 import trio
 
 from tests.bench import calibration, cost, device_api, mgctl, plugin, reaction, scans, scrapes, sizes, start
-from tests.bench.effort import Effort
+from tests.bench.effort import LONG, SHORT, Effort
 from tests.bench.figures import AIMED_AT, BY_NAME, NO_FORM
-from tests.bench.forms import FROZEN, Form, frozen, unfrozen
+from tests.bench.forms import BEFORE, UNFROZEN, Form, built, frozen, unfrozen
 from tests.bench.full_node import Crowd, crowd, full_node, why_no_crowd
 from tests.bench.report import LeftOut, Report, Watch, report_of, row_of
 from tests.bench.timing import Samples
@@ -56,7 +56,7 @@ async def _programs(run: Run) -> None:
     for form in run.forms:
         await run.calibrate(f"programs, {form.name}")
         run.take(await start.of_a_program(form, run.effort), form.name)
-        if form.name == FROZEN:
+        if form.name != UNFROZEN:
             run.take(sizes.measure(form), form.name)
 
 
@@ -119,19 +119,29 @@ STAGES: dict[str, Stage] = {"programs": _programs, "idle": _idle, "sizes": _size
 """By the name the command line knows them by, in order."""
 
 
-async def measure(effort: Effort, stages: Sequence[str], is_short: bool) -> Report:
-    """Run these stages and return the report; the short form takes the frozen program alone, where there is one.
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run is to measure. `before` is another binary to measure beside this tree's."""
+
+    stages: Sequence[str]
+    is_short: bool = False
+    before: Path | None = None
+
+
+async def measure(plan: Plan) -> Report:
+    """Measure and return the report; the short form takes the frozen program alone, where there is one.
 
     Raises AssertionError where the daemon does not do its part.
     """
     watch = Watch()
     with tempfile.TemporaryDirectory(prefix="mgb-") as folder:
-        this, built = unfrozen(Path(folder)), frozen(Path(folder))
-        forms = [this] if built is None else [built] if is_short else [this, built]
-        run = Run(effort, forms)
-        if built is None:
+        this, static = unfrozen(Path(folder)), frozen(Path(folder))
+        forms = [this] if static is None else [static] if plan.is_short else [this, static]
+        forms += [built(BEFORE, plan.before, Path(folder))] if plan.before else []
+        run = Run(SHORT if plan.is_short else LONG, forms)
+        if static is None:
             run.left_out.append(LeftOut("the frozen form", "build/mortalgpu is not there, and MORTALGPU_BIN names nothing"))
-        for name in stages:
+        for name in plan.stages:
             await STAGES[name](run)
     rows = [row_of(name, form, samples) for (name, form), samples in run.samples.items() if samples]
-    return report_of(rows, run.left_out, watch.machine(), is_short=is_short)
+    return report_of(rows, run.left_out, watch.machine(), is_short=plan.is_short)

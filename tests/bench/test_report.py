@@ -9,7 +9,7 @@ import pytest
 from tests.bench.__main__ import README, RESULT
 from tests.bench.compare import compare
 from tests.bench.figures import BY_NAME, FIGURES, LOOP, NO_FORM, PASS
-from tests.bench.forms import FROZEN, UNFROZEN
+from tests.bench.forms import BEFORE, FROZEN, UNFROZEN
 from tests.bench.readme import BEGIN, END, figures_in, put_figures
 from tests.bench.report import LeftOut, Machine, Watch, read, report_of, row_of
 from tests.bench.table import footnotes, readme_table, row_line, table
@@ -56,6 +56,12 @@ def test_a_figure_that_nobody_declared_is_refused() -> None:
 def test_a_report_is_read_as_it_was_written(tmp_path: Path) -> None:
     REPORT.write(tmp_path / "deep" / "bench.json")
     assert read(tmp_path / "deep" / "bench.json") == REPORT
+
+
+def test_what_was_measured_beside_it_is_not_kept() -> None:
+    both = report_of([row_of("scan", FROZEN, [1.0]), row_of("scan", BEFORE, [9.0])], [], MACHINE, is_short=False)
+    assert [row.form for row in both.without(BEFORE).rows] == [FROZEN]
+    assert row_of("scan", BEFORE, [99.0]).met is None, "another binary promised nothing"
 
 
 def test_no_result_is_none_and_another_file_is_an_error(tmp_path: Path) -> None:
