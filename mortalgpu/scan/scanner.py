@@ -35,6 +35,9 @@ from mortalgpu.scan.rhythm import Cause, LastScan, Look, Tempo, due, remember
 
 log = logging.getLogger(__name__)
 
+ALIVE_SECONDS = 5.0
+"""The longest silence between two signs of life: whoever watches us is less patient than the longest look period."""
+
 Processes = Mapping[str, tuple[GpuProcess, ...] | Fault]
 Alive = Callable[[], Awaitable[None]]
 
@@ -88,7 +91,8 @@ async def serve(
     """Look and scan until cancelled; `started` once the first `Usage` is published.
 
     Settings in a cell may change meanwhile, the tempo of `books` and `descriptions` excepted.
-    `alive` is awaited once a turn, so about `1 / look_seconds` times a second while all is well.
+    `alive` is awaited once a turn, so about `1 / look_seconds` times a second while all is well; more often than turns come
+    when these are far apart.
     """
     cell = settings if isinstance(settings, Latest) else Latest(settings)
     books = Books(neighbours.kubelet, pods, neighbours.clock, cell.value.books, neighbours.read_checkpoint)
@@ -101,7 +105,12 @@ async def serve(
         task_status.started()
         while True:
             await alive()
-            await trio.sleep(scanner.pause_seconds())
+            pause_seconds = scanner.pause_seconds()
+            while pause_seconds > ALIVE_SECONDS:
+                await trio.sleep(ALIVE_SECONDS)
+                await alive()
+                pause_seconds -= ALIVE_SECONDS
+            await trio.sleep(pause_seconds)
             await scanner.turn()
 
 

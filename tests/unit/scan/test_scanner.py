@@ -1,5 +1,7 @@
 """The scanner service: rhythms, faults of every neighbour, and what it publishes."""
 
+from itertools import pairwise
+
 import pytest
 import trio
 import trio.testing
@@ -8,7 +10,7 @@ from mortalgpu.errors import DriverError, DriverLost, HostError
 from mortalgpu.model.pod import Container
 from mortalgpu.model.share import Inventory
 from mortalgpu.scan.rhythm import Tempo
-from mortalgpu.scan.scanner import Neighbours, ScanSettings, serve
+from mortalgpu.scan.scanner import ALIVE_SECONDS, Neighbours, ScanSettings, serve
 from mortalgpu.units import MIB
 from tests.unit.scan.making import RESOURCE, cid, pod, ref, shared
 from tests.unit.scan.node import Node, looks, names, scanning
@@ -318,6 +320,21 @@ async def test_the_watchdog_is_fed_once_a_turn(autojump_clock: trio.testing.Mock
         with trio.move_on_after(10.05):
             await serve(neighbours, node.inventory, node.pods, node.usage, ScanSettings(), alive=alive)
     assert turns == 101
+
+
+async def test_looks_far_apart_leave_no_watchdog_waiting(autojump_clock: trio.testing.MockClock) -> None:
+    node, beats = Node(), [0.0]
+    neighbours = Neighbours(node.driver, node.host, node.kubelet, node.cluster, node.clock)
+
+    async def alive() -> None:
+        beats.append(trio.current_time())
+
+    async with node.driver.open():
+        with trio.move_on_after(200):
+            settings = ScanSettings(look_seconds=60, idle_look_seconds=60)
+            await serve(neighbours, node.inventory, node.pods, node.usage, settings, alive=alive)
+    assert max(later - earlier for earlier, later in pairwise(beats)) <= ALIVE_SECONDS
+    assert node.usage.value.counts.looks == 4
 
 
 async def test_the_wall_clock_may_jump(autojump_clock: trio.testing.MockClock) -> None:
