@@ -40,6 +40,9 @@ def mgctl_main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(chosen: "argparse.Namespace") -> int:
+    from mortalgpu.host import heap
+
+    heap.return_freed_memory()
     import trio
 
     from mortalgpu import daemon, logs
