@@ -28,6 +28,7 @@ from mortalgpu.isolation.none import TOKEN_VARIABLE, NoIsolation
 from mortalgpu.kubelet.checkpoint import read_checkpoint
 from mortalgpu.model.counts import PluginCounts
 from mortalgpu.ports import Ports
+from mortalgpu.rpc.limits import CallRecord
 from mortalgpu.scan import news, podwatch, scanner
 from mortalgpu.scan.books import ReadCheckpoint
 from mortalgpu.scan.discovery import Discovery
@@ -85,12 +86,16 @@ class Assembly:
         """
         facts = self._facts
         keys, succession = Keys(wiring.key_settings(self._config)), Succession(self._ports.clock.monotonic)
-        mint = Mint(keys, succession)
+        mint = Mint(keys, succession, monotonic=self._ports.clock.monotonic)
         # What kubelet remembers: older tokens for the same ids are dead.
         with suppress(KubeletError):
             mint.recall(entry.evidence for entry in self._checkpoint(TOKEN_VARIABLE)())
         cells = DeviceApiFacts(facts.inventory, facts.usage, facts.enforcement, self._ports.processes, self._driver.info)
-        api = DeviceApi(wiring.device_api_settings(self._config), cells, keys, succession)
+
+        def count(call: CallRecord) -> None:
+            facts.calls[call.code.name] += 1
+
+        api = DeviceApi(wiring.device_api_settings(self._config), cells, keys, succession, observer=count)
         return facts.restartable("device API", api.serve), mint.mint_container_token
 
     def plugins(self, mint_token: MintToken) -> Plugins:
@@ -133,6 +138,7 @@ class Assembly:
             driver=facts.driver,
             events=facts.events,
             reloads=facts.reloads,
+            calls=facts.calls,
             pulse=facts.pulse,
             cluster_counts=self._ports.cluster.counts,
             clock=self._ports.clock,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from mortalgpu.cluster.base import NO_PODS, PodsView
 from mortalgpu.latest import Latest
-from mortalgpu.model.counts import DriverCounts, EventCounts, PluginCounts, Pulse, ReloadCounts
+from mortalgpu.model.counts import CallCounts, DriverCounts, EventCounts, PluginCounts, Pulse, ReloadCounts
 from mortalgpu.model.kill import NO_ENFORCEMENT, Enforcement
 from mortalgpu.model.share import Inventory
 from mortalgpu.model.usage import NO_USAGE, Usage
@@ -25,6 +25,7 @@ class Facts:
     events: EventCounts = field(default_factory=Counter)
     restarts: Counter[str] = field(default_factory=Counter)
     reloads: ReloadCounts = field(default_factory=ReloadCounts)
+    calls: CallCounts = field(default_factory=Counter)
     pulse: Pulse = field(default_factory=Pulse)
     endpoints: dict[str, str] = field(default_factory=dict)
     """Where metrics are served, by the endpoint's name."""

@@ -8,7 +8,8 @@ Rules:
 
 How many series there are at most, with D devices in R resources, C pairs of a container and a device on which it holds shares,
 and P processes of these containers: the page of the GPUs has 18 D + 8 C + 6, with `exporter.perProcess` 3 P more, with
-`exporter.metagpuNames` 5 D + 2 C + 6 P more; the page of the daemon has 48 R + 87, and one for each device and XID seen.
+`exporter.metagpuNames` 5 D + 2 C + 6 P more; the page of the daemon has 48 R + 92, and one for each device and XID
+seen, and for each unusual gRPC code.
 What is gone leaves with the next scrape, so nothing but the last of these grows with time.
 """
 
@@ -215,6 +216,7 @@ CLUSTER_FAILURES = Metric("mortalgpu_cluster_failures_total", COUNTER, "Requests
 CLUSTER_NOTES = Metric(
     "mortalgpu_cluster_notes_total", COUNTER, "Events for pods and the node, by what became of them.", ("outcome",)
 )
+API_CALLS = Metric("mortalgpu_device_api_calls_total", COUNTER, "Calls of the device API that ended, by gRPC code.", ("code",))
 CONFIG_RELOADS = Metric(
     "mortalgpu_config_reloads_total", COUNTER, "Times the configuration was read again, by outcome.", ("outcome",)
 )
@@ -282,5 +284,5 @@ GPU_PAGE = (*DEVICE_METRICS, *CONTAINER_METRICS, *PROCESS_METRICS, FACTS_AGE, CO
 DAEMON_PAGE = (
     *OWN_PROCESS_METRICS,
     *(*ITSELF_METRICS, *RESOURCE_METRICS, *ALLOCATION_METRICS, *SCAN_METRICS, *ENFORCEMENT_METRICS, *DRIVER_METRICS),
-    *(*CLUSTER_METRICS, *CONFIG_METRICS, FACTS_AGE, COLLECTOR_SUCCESS),
+    *(*CLUSTER_METRICS, API_CALLS, *CONFIG_METRICS, FACTS_AGE, COLLECTOR_SUCCESS),
 )

@@ -13,6 +13,7 @@ import trio
 from mortalgpu.cluster.base import ClusterCounts, PodsView
 from mortalgpu.exporter import (
     allocation,
+    calls,
     cluster,
     configuration,
     container,
@@ -30,7 +31,7 @@ from mortalgpu.exporter.http import Answer, HttpServer, Request, Route
 from mortalgpu.exporter.page import Collect, Page
 from mortalgpu.host.base import WallClock
 from mortalgpu.latest import Latest
-from mortalgpu.model.counts import DriverCounts, EventCounts, PluginCounts, Pulse, ReloadCounts
+from mortalgpu.model.counts import CallCounts, DriverCounts, EventCounts, PluginCounts, Pulse, ReloadCounts
 from mortalgpu.model.kill import Enforcement
 from mortalgpu.model.share import Inventory
 from mortalgpu.model.usage import Usage
@@ -53,6 +54,7 @@ class Sources:
     driver: DriverCounts
     events: EventCounts
     reloads: ReloadCounts
+    calls: CallCounts
     pulse: Pulse
     cluster_counts: Callable[[], ClusterCounts]
     clock: WallClock
@@ -127,6 +129,7 @@ def daemon_routes(sources: Sources, switches: Latest[Switches]) -> Mapping[str, 
         "enforcement": lambda: enforcement.collect(sources.enforcement.value, enabled=switches.value.enforces),
         "driver": lambda: driver.collect(sources.driver, sources.events),
         "cluster": lambda: cluster.collect(sources.pods.value, sources.cluster_counts()),
+        "calls": lambda: calls.collect(sources.calls),
         "configuration": lambda: configuration.collect(sources.reloads),
     }
     return {

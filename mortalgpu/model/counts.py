@@ -12,6 +12,10 @@ EventCounts = Counter[tuple[str, str, int]]
 """What the driver reported by itself, by device (empty: all), kind and code."""
 
 
+CallCounts = Counter[str]
+"""Calls of the device API that ended, by gRPC's word for how: `OK`, `PERMISSION_DENIED` and so on."""
+
+
 @dataclass(slots=True)
 class Histogram:
     """How long something took, in seconds: not cumulative counts by bucket, and the sum."""

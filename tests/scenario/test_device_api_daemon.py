@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import stat
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import trio
 
@@ -28,6 +30,9 @@ mgctl: {{sourcePath: {root}/mgctl, hostMount: {{hostPath: {root}/host}}}}
 """
 
 
+METRICS_ON = ("exporter.enabled=true", "exporter.gpus=false", "exporter.daemonAddress=127.0.0.1:0")
+
+
 @pytest.fixture
 def node() -> Iterator[Machine]:
     with machine() as made:
@@ -39,9 +44,9 @@ def node() -> Iterator[Machine]:
 
 
 @asynccontextmanager
-async def at_work(node: Machine) -> AsyncIterator[tuple[Daemon, TwinKubelet]]:
-    """Run the daemon with a kubelet until the resource is there."""
-    async with running(TwinKubelet(node.kubelet_root)) as kubelet, daemon(node) as started:
+async def at_work(node: Machine, *more: str) -> AsyncIterator[tuple[Daemon, TwinKubelet]]:
+    """Run the daemon with a kubelet until the resource is there; `more` are flags."""
+    async with running(TwinKubelet(node.kubelet_root)) as kubelet, daemon(node, *more) as started:
         await started.until(lambda: kubelet.capacity(SHARED)[1] == 800, "all shares are offered")
         yield started, kubelet
 
@@ -86,6 +91,20 @@ async def test_mgctl_and_the_socket_are_mounted_and_nothing_secret_is(node: Mach
             assert KEY_NAME not in [found.name for found in inside]
             assert not any(secret.encode() in found.read_bytes() for found in inside)
         assert all(mount.read_only for mount in edits.mounts)
+
+
+async def test_refused_calls_are_an_increase_that_operators_see(node: Machine) -> None:
+    flags = [word for setting in METRICS_ON for word in ("--set", setting)]
+    async with at_work(node, *flags) as (started, kubelet):
+        edits = await admitted(kubelet, "pod")
+        address, (line,) = await network(started), await started.logged("serving metrics")
+        assert (await containers(address, edits.envs["MG_CTL_TOKEN"]))[0] == 0
+        for _ in range(2):
+            assert (await containers(address, "no-token"))[0] == 1
+        async with httpx.AsyncClient() as client:
+            page = (await client.get(f"http://{line['address']}/metrics")).text
+        assert re.search(r'^mortalgpu_device_api_calls_total\{code="UNAUTHENTICATED",.*\} 2', page, re.MULTILINE), page
+        assert re.search(r'^mortalgpu_device_api_calls_total\{code="OK",.*\} [1-9]', page, re.MULTILINE), page
 
 
 async def test_root_of_the_node_and_a_minted_token_see_the_node(node: Machine) -> None:

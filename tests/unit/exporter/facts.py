@@ -153,6 +153,7 @@ class Facts:
             driver=self.driver,
             events=Counter({(A100_UUID, "xid", 79): 1, (V100_ID, "ecc_single", 0): 3}),
             reloads=self.reloads,
+            calls=Counter({"OK": 12, "UNAUTHENTICATED": 2}),
             pulse=self.pulse,
             cluster_counts=lambda: ClusterCounts(5, 1, 3, 0, 2),
             clock=self.clock,

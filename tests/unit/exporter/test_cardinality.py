@@ -63,4 +63,4 @@ async def test_the_page_of_the_gpus_is_what_the_formula_says(devices: int, resou
 
 @pytest.mark.parametrize(("devices", "resources", "containers"), SIZES)
 async def test_the_page_of_the_daemon_grows_with_resources_only(devices: int, resources: int, containers: int) -> None:
-    assert await series(full_node(devices, resources, containers), "daemon", Switches()) == 48 * resources + 87
+    assert await series(full_node(devices, resources, containers), "daemon", Switches()) == 48 * resources + 92

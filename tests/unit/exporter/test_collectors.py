@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from mortalgpu.exporter import allocation, container, device, driver, enforcement, metagpu, names, process, scan
+from mortalgpu.exporter import allocation, calls, container, device, driver, enforcement, metagpu, names, process, scan
 from mortalgpu.exporter.family import Distribution, Family
 from mortalgpu.exporter.names import Metric
 from mortalgpu.model.counts import DriverCounts
@@ -51,6 +51,17 @@ def test_a_device_that_could_not_be_read_has_no_figures_and_says_so() -> None:
     families = list(device.collect(inventory(), usage()))
     assert [labels[0] for labels in rows(families, names.DEVICE_MEMORY_USED)] == [V100_ID]
     assert list(rows(families, names.DEVICE_READABLE).values()) == [1.0, 0.0]
+
+
+def test_calls_of_the_device_api_are_counted_by_code_and_the_usual_codes_from_zero() -> None:
+    found = rows(calls.collect(Counter({"UNAUTHENTICATED": 2, "INTERNAL": 1})), names.API_CALLS)
+    assert found == {
+        ("INTERNAL",): 1,
+        ("OK",): 0,
+        ("PERMISSION_DENIED",): 0,
+        ("RESOURCE_EXHAUSTED",): 0,
+        ("UNAUTHENTICATED",): 2,
+    }
 
 
 def test_a_long_reason_is_cut() -> None:
