@@ -10,18 +10,37 @@ from mortalgpu.errors import ConfigError, Unauthenticated
 
 
 class Mint:
-    """Makes the token of each container that is granted shares, always with the newest key."""
+    """Makes the token of each container that is granted shares, always with the newest key.
 
-    def __init__(self, keys: Keys, succession: Succession, now: Callable[[], float] = time.time) -> None:
+    Its clock is the wall clock `now`, which it does not follow back: the time in a token tells which of two is the later one.
+    """
+
+    def __init__(
+        self,
+        keys: Keys,
+        succession: Succession,
+        now: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._keys = keys
         self._succession = succession
         self._now = now
+        self._monotonic = monotonic
+        self._latest, self._latest_at = float("-inf"), 0.0
+        """The latest moment that a token of ours tells, and when that was by the monotonic clock."""
 
     def mint_container_token(self, meta_devices: Sequence[str]) -> str:
         """Return the token for the container that is granted these ids. Takes well below a millisecond; never blocks."""
-        now = self._now()
+        now = self._moment()
         self._succession.minted(meta_devices, now)
         return tokens.mint_container_token(self._keys.secrets.keyring, meta_devices, now=now)
+
+    def _moment(self) -> float:
+        """Return the time, which goes on from where it was when the wall clock was set back."""
+        monotonic = self._monotonic()
+        moment = max(self._now(), self._latest + monotonic - self._latest_at)
+        self._latest, self._latest_at = moment, monotonic
+        return moment
 
     def recall(self, remembered: Iterable[str]) -> None:
         """Learn, after a start, which tokens kubelet remembers having passed to containers: older ones for their ids are dead.
@@ -36,6 +55,7 @@ class Mint:
                 continue
             if claims.email == tokens.CONTAINER_EMAIL and claims.issued_at is not None:
                 self._succession.met(claims.meta_devices, claims.issued_at)
+                self._latest, self._latest_at = max(self._latest, claims.issued_at), self._monotonic()
 
 
 def mint_for_operator(

@@ -3,7 +3,8 @@
 Rules:
 1. HMAC with SHA-2 only; the key decides, never what a token says of itself.
 2. Two keys are valid at once: new tokens are signed with the first, old ones may carry the second (rotation).
-3. A container's token names the meta-device ids of one Allocate and has no end: it dies with the container's grant.
+3. A container's token names the meta-device ids of one Allocate and has no end: it dies with the container's grant. Its time
+   tells no more than which of two is the later one: it may be of the future where the clock was set back since.
 4. Why a token is refused goes to our log; the error text here is for that log only and never holds a part of the token.
 5. Keys and tokens that the ancestors published are refused, whoever configures them.
 
@@ -167,14 +168,17 @@ def _claims(payload: bytes, now: float) -> Claims:
     if not isinstance(fields, dict):
         raise Unauthenticated("token's payload is not an object")
     issued_at, expires_at, not_before = (_time(fields, name) for name in ("iat", "exp", "nbf"))
-    if expires_at is not None and now >= expires_at:
-        raise Unauthenticated("token has expired")
-    if max(issued_at or 0.0, not_before or 0.0) > now + LEEWAY_SECONDS:
-        raise Unauthenticated("token is from the future")
-    level = fields.get("visibilityLevel")
+    level, email = fields.get("visibilityLevel"), _email(fields)
     if level not in LEVELS:
         raise Unauthenticated("token names no visibility level that exists")
-    return Claims(level, _email(fields), idlist.unpack(fields.get("metaDevices", ())), issued_at, expires_at)
+    if expires_at is not None and now >= expires_at:
+        raise Unauthenticated("token has expired")
+    begins_at = (
+        not_before if level == CONTAINER_LEVEL and email == CONTAINER_EMAIL else max(issued_at or 0.0, not_before or 0.0)
+    )
+    if (begins_at or 0.0) > now + LEEWAY_SECONDS:
+        raise Unauthenticated("token is from the future")
+    return Claims(level, email, idlist.unpack(fields.get("metaDevices", ())), issued_at, expires_at)
 
 
 def _time(fields: Mapping[str, object], name: str) -> float | None:

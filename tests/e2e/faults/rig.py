@@ -22,7 +22,7 @@ from tests.e2e.client import Reply, call
 from tests.e2e.daemon import EXAMPLE_COUNTS, SHARED, Daemon
 from tests.e2e.device_manager import Admission, DeviceManager
 from tests.e2e.faults.census import Census, at_rest, comes_to_rest
-from tests.e2e.pods import pod_asking
+from tests.e2e.pods import Pod, pod_asking
 from tests.e2e.story import check_complete, check_exclusive, device_of
 from tests.e2e.waiting import eventually, until
 from tests.standin.cgroups import Box, KubepodsTree
@@ -72,13 +72,20 @@ class Rig:
 
         Without `ready` the last service, which only the log tells of, is not waited for.
         """
-        self.manager.wait_allocatable(EXAMPLE_COUNTS, seconds)
+        eventually("the counts", self._right_while_running, seconds=seconds)
         if ready:
             eventually("both exporters", lambda: len(self.daemon.events('"serving metrics"')) >= 2, seconds=seconds)
         for name in ("quiet", "greedy"):
             self.move_in(name)
         self.hold("quiet", self.tenants["quiet"].limit_bytes)
         self.rest = at_rest(self.daemon.pid)
+
+    def _right_while_running(self) -> bool:
+        assert self.daemon.process is not None
+        assert self.daemon.process.running, f"the daemon ended:\n{self.daemon.log()[-3000:]}"
+        return {name: (each.capacity, each.allocatable) for name, each in self.manager.capacities().items()} == {
+            name: (count, count) for name, count in EXAMPLE_COUNTS.items()
+        }
 
     def move_in(self, name: str) -> None:
         """Admit a pod, and start its process where that can be done."""
@@ -90,12 +97,19 @@ class Rig:
             admission, int(env["METAGPU_MAX_MEM"]) * MIB, device_of(admission.ids(SHARED)[0]), env.get("MG_CTL_TOKEN", "")
         )
         self.tenants[name] = tenant
-        if self.tree is not None:
-            tenant.box = self.tree.container(pod.uid)
-            running = RunningContainer("main", tenant.box.ref.container_id)
-            self._running.append(RunningPod(pod.uid, name, pod.namespace, (running,)))
-            self.runtime.hold(*self._running)
+        tenant.box = self.runs(pod)
+        if self.tree is not None and tenant.box is not None:
             tenant.process = self.tree.run(tenant.box, SLEEPER)
+
+    def runs(self, pod: Pod) -> Box | None:
+        """Let the runtime say that the pod's container runs, in a cgroup of its own; nothing without root."""
+        if self.tree is None:
+            return None
+        box = self.tree.container(pod.uid)
+        container = RunningContainer("main", box.ref.container_id)
+        self._running.append(RunningPod(pod.uid, pod.name, pod.namespace, (container,)))
+        self.runtime.hold(*self._running)
+        return box
 
     def hold(self, name: str, used_bytes: int) -> None:
         """Let the driver say what a tenant's process holds; nothing without root."""
@@ -143,9 +157,7 @@ class Rig:
 
     def sound(self, *, seconds: float = BACK_SECONDS) -> None:
         """Check that all is as before the fault: the counts, admission, the limit that is held, and what the daemon holds."""
-        assert self.daemon.process is not None
-        assert self.daemon.process.running, f"the daemon ended:\n{self.daemon.log()[-3000:]}"
-        self.manager.wait_allocatable(EXAMPLE_COUNTS, seconds)
+        eventually("the counts", self._right_while_running, seconds=seconds)
         self.check()
         extra = pod_asking("extra", main={SHARED: 1})
         admission = self.manager.admit(extra)

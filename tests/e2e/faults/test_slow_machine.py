@@ -1,5 +1,6 @@
 """A machine that gives the daemon no time: two per cent of a processor, or none at all for a while."""
 
+import itertools
 import os
 import signal
 import socket
@@ -60,7 +61,7 @@ class Watchdog:
     def longest_silence(self) -> float:
         """Return the longest time between two messages, up to now."""
         moments = [*self.beats, time.monotonic()]
-        return max(after - before for before, after in zip(moments, moments[1:], strict=False))
+        return max(after - before for before, after in itertools.pairwise(moments))
 
     def close(self) -> None:
         self._socket.shutdown(socket.SHUT_RDWR)

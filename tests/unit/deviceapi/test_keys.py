@@ -178,6 +178,38 @@ def test_after_a_restart_the_mint_recalls_what_kubelet_remembers(tmp_path: Path)
     succession.check(("GPU-a::1",), NOW - 60)
 
 
+@pytest.mark.parametrize("jump_seconds", [86400.0, -86400.0])
+def test_tokens_keep_their_order_whatever_becomes_of_the_wall_clock(tmp_path: Path, jump_seconds: float) -> None:
+    held, succession, wall, monotonic = made_here(tmp_path), Succession(), [NOW], [0.0]
+    mint = Mint(held, succession, lambda: wall[0], lambda: monotonic[0])
+
+    def granted() -> float:
+        claims = tokens.judge(mint.mint_container_token(("GPU-a::0",)), held.secrets.keyring, now=wall[0])
+        assert claims.issued_at is not None
+        return claims.issued_at
+
+    issued = [granted()]
+    for jump in (jump_seconds, -jump_seconds):
+        wall[0] += jump
+        for clock in (wall, monotonic):
+            clock[0] += 60
+        issued.append(granted())
+        assert issued[-1] >= issued[-2] + 60
+        succession.check(("GPU-a::0",), issued[-1])
+        with pytest.raises(Unauthenticated):
+            succession.check(("GPU-a::0",), issued[-2])
+
+
+def test_a_mint_that_starts_after_the_clock_was_set_back_goes_on_from_what_kubelet_remembers(tmp_path: Path) -> None:
+    held, monotonic = made_here(tmp_path), [1000.0]
+    remembered = Mint(held, Succession(), lambda: NOW).mint_container_token(("GPU-a::0",))
+    mint = Mint(held, Succession(), lambda: NOW - 86400, lambda: monotonic[0])
+    mint.recall([remembered])
+    monotonic[0] += 30
+    claims = tokens.judge(mint.mint_container_token(("GPU-a::0",)), held.secrets.keyring, now=NOW - 86400)
+    assert claims.issued_at == pytest.approx(NOW + 30)
+
+
 def test_an_operators_token_says_what_was_asked_for(tmp_path: Path) -> None:
     held = made_here(tmp_path)
     token = mint_for_operator(held, "l1", email="op@site", meta_devices=("GPU-a::1",), lifetime_seconds=60, now=lambda: NOW)

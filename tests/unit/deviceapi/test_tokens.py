@@ -92,6 +92,11 @@ REFUSED = {
 }
 
 
+def test_a_containers_token_outlives_a_clock_that_is_set_back() -> None:
+    token = tokens.mint_container_token(RING, ("GPU-a::0",), now=NOW + 86400)
+    assert tokens.judge(token, RING, now=NOW).issued_at == NOW + 86400
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_bad_token_is_refused_and_not_repeated(name: str) -> None:
     token = REFUSED[name]
