@@ -32,6 +32,7 @@ e2e-build:
     python -m tests.chart.build
     python -m tests.e2e.apiserver.build
     python -m tests.e2e.cluster.build
+    python -m tests.fuzz.build
 
 # The end-to-end tests: a real kubelet, containerd, the device manager alone, a Kubernetes API.
 e2e *words: e2e-build
@@ -45,8 +46,10 @@ faults *words: e2e-build
 hostile *words: e2e-build
     pytest -q -m hostile tests {{ words }}
 
+# With atheris, which is none of the tools of development (pip install atheris), coverage guides the hour.
 # The fuzzing campaign: every parser of foreign bytes; `--campaign long` for an hour of it.
-fuzz *words: e2e-build
+fuzz *words:
+    python -m tests.fuzz.build
     pytest -q -m fuzz tests {{ words }}
 
 # Checks that need a real NVIDIA GPU.
