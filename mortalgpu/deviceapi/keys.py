@@ -1,7 +1,8 @@
 """Where the device API's keys and static tokens come from: the configuration, files of it, or a key made here.
 
 Rules:
-1. No default key exists. Without a configured one, a random key is made once and kept in the state directory, 0600.
+1. No default key exists. Without a configured one, a random key is made once and kept in the state directory, 0600. One that
+   was put aside there under its other name stays valid beside it.
 2. Files are read again when they change, so that a rotated Secret takes effect without a restart. A file that cannot be
    read any more, or that holds a bad key, leaves the last good one in force and says so once.
 3. Nothing here ever logs, raises or prints a part of a secret.
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 KEY_NAME = "device-api.key"
 PREVIOUS_KEY_NAME = "device-api.previous.key"
+"""What an operator calls the key made here when it is to be replaced at the next start."""
 RECHECK_SECONDS = 1.0
 
 _LONGEST_SECRET = 64 * 1024
@@ -120,19 +122,6 @@ def ensure_key(directory: Path) -> Path:
     except OSError as error:
         raise _unwritable(path, error) from error
     return path
-
-
-def rotate_key(directory: Path) -> None:
-    """Make a new generated key; the one it replaces stays valid beside it, the one before that no longer.
-
-    A running daemon takes it up within seconds. Raises HostError when the directory cannot be written.
-    """
-    current = ensure_key(directory)
-    try:
-        write_state(directory / PREVIOUS_KEY_NAME, current.read_text())
-        write_state(current, secrets.token_hex(_KEY_BYTES) + "\n")
-    except OSError as error:
-        raise _unwritable(current, error) from error
 
 
 def _unwritable(path: Path, error: OSError) -> HostError:

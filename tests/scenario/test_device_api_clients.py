@@ -311,7 +311,8 @@ async def test_no_token_or_key_gets_into_logs_errors_or_open_files(tmp_path: Pat
 
             await in_thread(made.network, client)
             generated = Keys(KeySettings(str(tmp_path / "state")))
-            keys.rotate_key(tmp_path / "state")
+            (tmp_path / "state" / keys.KEY_NAME).rename(tmp_path / "state" / keys.PREVIOUS_KEY_NAME)
+            Keys(KeySettings(str(tmp_path / "state")))
     finally:
         logging.getLogger("mortalgpu").setLevel(logging.NOTSET)
         logging.basicConfig(handlers=[], force=True)
