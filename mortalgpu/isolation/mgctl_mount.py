@@ -47,6 +47,9 @@ KEPT_SECONDS = 3600.0
 _INTERNAL = "_internal"
 """What a one-directory build has beside its program."""
 _LONGEST_INTERPRETER = 127
+_PIECE_BYTES = 65536
+_OVERLAP_BYTES = 512
+"""More than a version's name, which is a file's, with what stands round it."""
 _ENDED = (errno.ENOENT, errno.ESRCH, errno.EINVAL)
 """What the kernel says of a process that is gone, or is a zombie and has no mounts any more."""
 
@@ -145,7 +148,8 @@ def names_in_checkpoint(checkpoint: Path, names: Collection[str]) -> set[str]:
 def names_in_mounts(proc: Path, names: Collection[str]) -> set[str]:
     """Return the versions that any process sees among its mounts (proc_pid_mountinfo(5)). Raises OSError.
 
-    One process of each mount namespace is asked. A process that ends meanwhile is no error.
+    One process of each mount namespace is asked. A process that ends meanwhile is no error. A table is read by pieces: a
+    tenant with a namespace of its own may make it hundreds of megabytes long.
     """
     found: set[str] = set()
     asked: set[str] = set()
@@ -156,14 +160,22 @@ def names_in_mounts(proc: Path, names: Collection[str]) -> set[str]:
             namespace = os.readlink(proc / entry / "ns" / "mnt")
             if namespace in asked:
                 continue
-            text = (proc / entry / "mountinfo").read_bytes()
+            found |= {name for text in _pieces(proc / entry / "mountinfo") for name in names if _names(text, name)}
         except OSError as error:
             if error.errno not in _ENDED:
                 raise
             continue
         asked.add(namespace)
-        found |= {name for name in names if _names(text, name)}
     return found
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    """Yield a file's text by pieces, each with the end of the one before it. Raises OSError."""
+    with path.open("rb", buffering=0) as file:
+        before = b""
+        while piece := file.read(_PIECE_BYTES):
+            yield before + piece
+            before = (before + piece)[-_OVERLAP_BYTES:]
 
 
 def _names(text: bytes, name: str) -> bool:
