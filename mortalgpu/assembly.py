@@ -28,6 +28,7 @@ from mortalgpu.isolation.none import TOKEN_VARIABLE, NoIsolation
 from mortalgpu.kubelet.checkpoint import read_checkpoint
 from mortalgpu.model.counts import PluginCounts
 from mortalgpu.ports import Ports
+from mortalgpu.rpc.limits import CallRecord
 from mortalgpu.scan import news, podwatch, scanner
 from mortalgpu.scan.books import ReadCheckpoint
 from mortalgpu.scan.discovery import Discovery
@@ -90,7 +91,11 @@ class Assembly:
         with suppress(KubeletError):
             mint.recall(entry.evidence for entry in self._checkpoint(TOKEN_VARIABLE)())
         cells = DeviceApiFacts(facts.inventory, facts.usage, facts.enforcement, self._ports.processes, self._driver.info)
-        api = DeviceApi(wiring.device_api_settings(self._config), cells, keys, succession)
+
+        def count(call: CallRecord) -> None:
+            facts.calls[call.code.name] += 1
+
+        api = DeviceApi(wiring.device_api_settings(self._config), cells, keys, succession, observer=count)
         return facts.restartable("device API", api.serve), mint.mint_container_token
 
     def plugins(self, mint_token: MintToken) -> Plugins:
@@ -133,6 +138,7 @@ class Assembly:
             driver=facts.driver,
             events=facts.events,
             reloads=facts.reloads,
+            calls=facts.calls,
             pulse=facts.pulse,
             cluster_counts=self._ports.cluster.counts,
             clock=self._ports.clock,
