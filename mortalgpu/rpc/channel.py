@@ -301,7 +301,8 @@ async def connect(address: str) -> trio.abc.Stream:
             return await trio.open_tcp_stream(host, port)
     except trio.TooSlowError:
         raise Unavailable(address, f"no connection within {CONNECT_SECONDS:g} s") from None
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        # A ValueError tells of a name that cannot be one (a host beyond IDNA, a path with a zero byte).
         raise Unavailable(address, f"cannot connect: {_reason(error)}") from error
 
 
@@ -324,7 +325,7 @@ async def _open_socket(path: str) -> trio.SocketStream:
         await trio.sleep(QUEUE_FULL_SECONDS)
 
 
-def _reason(error: OSError) -> str:
+def _reason(error: Exception) -> str:
     """The system's words; Trio hides them in a group with one error for each address it tried."""
     tried = error.__cause__.exceptions if isinstance(error.__cause__, ExceptionGroup) else [error]
     return ", ".join(sorted({getattr(one, "strerror", None) or str(one) for one in tried}))
@@ -338,7 +339,7 @@ def _socket_path(address: str) -> str | None:
 
 def _host_and_port(address: str) -> tuple[str, int]:
     host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+    if not colon or not host or not (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65536):
         raise Unavailable(address, "the address must be unix:///path, /path or host:port")
     return host.removeprefix("[").removesuffix("]"), int(port)
 

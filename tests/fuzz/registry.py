@@ -11,9 +11,10 @@ from tests.fuzz.targets import (
     neighbours,
     pages,
     rpc,
+    services,
     terminal,
 )
 
-_GROUPS = (configuration, host, rpc, access, allocation, neighbours, kubernetes, machine, pages, terminal)
+_GROUPS = (configuration, host, rpc, access, allocation, neighbours, kubernetes, machine, pages, terminal, services)
 
 TARGETS: dict[str, Target] = {target.name: target for group in _GROUPS for target in group.TARGETS}
