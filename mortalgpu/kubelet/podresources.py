@@ -41,8 +41,9 @@ class PodResources:
 
         Of these siblings it is certain that they were given nothing; of one that holds another plugin's devices it is not our
         business to say so, and it is left out, as are init and ephemeral containers, which kubelet does not list.
-        The same pod and container name may appear twice: until 1.34 kubelet also lists terminated pods. Raises KubeletError
-        when kubelet is away, slow, refuses (it allows about 100 questions a second), or speaks no v1.
+        The same pod and container name may appear twice: until 1.34 kubelet also lists terminated pods. kubelet lists in no
+        order; this answer is in the order of names and ids, so that one that says the same is equal. Raises KubeletError when
+        kubelet is away, slow, refuses (it allows about 100 questions a second), or speaks no v1.
         """
         try:
             async with open_channel(str(self._socket_path), max_message_bytes=MAX_ANSWER_BYTES) as channel:
@@ -51,7 +52,7 @@ class PodResources:
                 )
         except RpcError as error:
             raise KubeletError(_explained(error, self._socket_path)) from error
-        return tuple(_assignments(listed, self._resources))
+        return tuple(sorted(_assignments(listed, self._resources), key=_names))
 
 
 def _assignments(listed: ListPodResourcesResponse, resources: Collection[str]) -> Iterator[Assignment]:
@@ -65,11 +66,15 @@ def _assignments(listed: ListPodResourcesResponse, resources: Collection[str]) -
 
 def _held(container: ContainerResources, resources: Collection[str]) -> dict[str, tuple[str, ...]]:
     """Gather ids by resource: new kubelets give an entry per id and NUMA node, so an id may come twice; old ones group them."""
-    held: dict[str, dict[str, None]] = {}
+    held: dict[str, list[str]] = {}
     for devices in container.devices:
         if devices.resource_name in resources:
-            held.setdefault(devices.resource_name, {}).update(dict.fromkeys(devices.device_ids))
-    return {resource: tuple(ids) for resource, ids in held.items() if ids}
+            held.setdefault(devices.resource_name, []).extend(devices.device_ids)
+    return {resource: tuple(sorted(set(ids))) for resource, ids in held.items() if ids}
+
+
+def _names(found: Assignment) -> tuple[str, str, str]:
+    return found.pod_namespace, found.pod_name, found.container_name
 
 
 def _explained(error: RpcError, socket_path: Path) -> str:

@@ -17,6 +17,7 @@ from mortalgpu.errors import KubeletError
 from mortalgpu.host.base import WallClock
 from mortalgpu.kubelet.base import Assignments, CheckpointEntry
 from mortalgpu.latest import Latest
+from mortalgpu.model.pod import Assignment
 from mortalgpu.scan.ledger import Reading
 
 log = logging.getLogger(__name__)
@@ -84,10 +85,21 @@ class Books:
             return
         if self.trouble:
             log.info("kubelet tells its assignments again", extra={"attempts": self.failures})
-        self.reading = Reading(assignments, began_at, view, await self._checkpoint())
+        self.reading = self._reading(assignments, began_at, view, await self._checkpoint())
         self.readings += 1
         self.trouble = ""
         self._pause = self._tempo.gap_seconds
+
+    def _reading(
+        self, assignments: tuple[Assignment, ...], began_at: float, view: PodsView, checkpoint: tuple[CheckpointEntry, ...]
+    ) -> Reading:
+        """Return a reading that shares with the one before what says the same: thousands of ids, kept and indexed once."""
+        before = self.reading
+        if before is not None and before.assignments == assignments:
+            assignments = before.assignments
+        if before is not None and before.checkpoint == checkpoint:
+            checkpoint = before.checkpoint
+        return Reading(assignments, began_at, view, checkpoint)
 
     async def _checkpoint(self) -> tuple[CheckpointEntry, ...]:
         if self._read_checkpoint is None:

@@ -17,7 +17,7 @@ unknown and is tried again with each reading. What is bound stays bound while th
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mortalgpu.cluster.base import NO_PODS, PodsView
 from mortalgpu.errors import UnknownMetaDevice
@@ -155,12 +155,16 @@ class Ledger:
         return self._books.owners if self._books else {}
 
     def take(self, reading: Reading) -> None:
-        """Replace the reading by a newer one."""
+        """Replace the reading by a newer one. Assignments that are the same object as before are not indexed again."""
+        alone_then = _sole_holders(reading.view, ())
+        if self._books is not None and self._books.reading.assignments is reading.assignments:
+            self._books = replace(self._books, reading=reading, alone_then=alone_then)
+            return
         entries = _index(reading.assignments)
         holding = frozenset(
             (found.pod_namespace, found.pod_name) for found in reading.assignments if any(found.meta_devices.values())
         )
-        self._books = _Books(reading, entries, holding, _sole_holders(reading.view, ()), _owners(entries.values()))
+        self._books = _Books(reading, entries, holding, alone_then, _owners(entries.values()))
 
     def observe(self, view: PodsView, with_processes: Collection[ContainerRef], now: float) -> bool:
         """Take note of who is alive at monotonic time `now`, forget who is not, and bind whom it can.

@@ -78,7 +78,16 @@ async def test_other_resources_and_containers_that_hold_nothing_of_ours_are_left
 
 async def test_a_sibling_without_any_device_is_known_to_hold_nothing(tmp_path: Path) -> None:
     found = await ask(tmp_path / "p.sock", pod("p", main=[held(OURS, "g::0")], helper=[], other=[held(THEIRS, "gpu-1")]))
-    assert found == (Assignment("p", "team-a", "main", {OURS: ("g::0",)}), Assignment("p", "team-a", "helper", {}))
+    assert found == (Assignment("p", "team-a", "helper", {}), Assignment("p", "team-a", "main", {OURS: ("g::0",)}))
+
+
+async def test_the_order_in_which_kubelet_lists_makes_no_difference(tmp_path: Path) -> None:
+    one = (
+        pod("p", main=[held(OURS, "g::0"), held(OURS, "g::1")], side=[held(OURS, "h::0")]),
+        pod("q", main=[held(OURS, "g::2")]),
+    )
+    other = (pod("q", main=[held(OURS, "g::2")]), pod("p", side=[held(OURS, "h::0")], main=[held(OURS, "g::1", "g::0")]))
+    assert await ask(tmp_path / "one.sock", *one) == await ask(tmp_path / "other.sock", *other)
 
 
 async def test_a_pod_that_holds_nothing_of_ours_is_left_out_with_all_its_containers(tmp_path: Path) -> None:

@@ -56,6 +56,24 @@ async def test_a_reading_carries_the_pods_as_known_when_it_began(autojump_clock:
     assert books.reading.assignments == kubelet.books
 
 
+async def test_what_kubelet_says_again_is_kept_once(autojump_clock: trio.testing.MockClock) -> None:
+    kubelet = ScriptedKubelet()
+    kubelet.books = (holds("pod-1", *ids("GPU-a", 0)),)
+    async with keeping(kubelet) as books:
+        before = books.reading
+        assert before is not None
+        kubelet.books = (holds("pod-1", *ids("GPU-a", 0)),)
+        await trio.sleep(6)
+        again = books.reading
+        assert again is not None
+        assert again.began_at > before.began_at
+        assert again.assignments is before.assignments
+        kubelet.books = (holds("pod-1", *ids("GPU-a", 1)),)
+        await trio.sleep(6)
+        assert books.reading is not None
+        assert books.reading.assignments is kubelet.books
+
+
 async def test_whoever_wants_a_reading_all_the_time_gets_one_a_gap(autojump_clock: trio.testing.MockClock) -> None:
     kubelet = ScriptedKubelet()
     async with keeping(kubelet, BooksTempo(gap_seconds=0.2)) as books:
