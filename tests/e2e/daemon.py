@@ -82,7 +82,7 @@ class Daemon:
         self.before: tuple[str, ...] = ()
         """Words in front of the command, of a program that ends in becoming it."""
         self.process: Process | None = None
-        self._library = build_driver()
+        self.library = build_driver()
         self._program = program()
 
     @property
@@ -99,7 +99,7 @@ class Daemon:
         path = self.folder / "config.json"
         path.write_text(json.dumps(self.config))
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("MORTALGPU_")}
-        ours = {"MORTALGPU_DRIVER_LIBRARY": str(self._library), **self.driver.environment}
+        ours = {"MORTALGPU_DRIVER_LIBRARY": str(self.library), **self.driver.environment}
         command = [*self.before, self._program, "run", "--config", path, "--kubelet-dir", self.kubelet_dir]
         self.process = Process("mortalgpu", command, self.log_path, env=inherited | ours)
 

@@ -50,7 +50,7 @@ def descriptors(pid: int) -> dict[int, str]:
     return found
 
 
-def at_rest(pid: int, *, looks: int = 40) -> Census:
+def at_rest(pid: int, *, looks: int = 20) -> Census:
     """Return the least of each that was seen in a while: what a process holds when it does nothing but its rounds."""
     seen: list[Census] = []
     until("a census", lambda: seen.append(census(pid)), lambda _: len(seen) >= looks, seconds=60)

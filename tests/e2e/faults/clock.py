@@ -1,4 +1,4 @@
-"""A wall clock of its own for one process, to be set while it runs: by a preloaded library, so that no clock of the machine moves.
+"""A wall clock of its own for one process, to be set while it runs, by a preloaded library: no clock of the machine moves.
 
 A time namespace would not do: it shifts the monotonic clocks, and the wall clock is the one clock that it leaves alone.
 """

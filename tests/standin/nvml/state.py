@@ -238,6 +238,11 @@ class StateFile:
         """Let a call fail or hang from now on."""
         self.write(replace(self.state, faults=(*self.state.faults, FaultRule(call, device, error, hang))))
 
+    def met(self) -> list[str]:
+        """Return the calls that met a fault, each once for each version of the state."""
+        noted = self.path.with_name(f"{self.path.name}.met")
+        return noted.read_text().split() if noted.exists() else []
+
     def clear_faults(self) -> None:
         """End all failing and hanging."""
         self.write(replace(self.state, faults=()))

@@ -8,7 +8,8 @@ import pytest
 
 from mortalgpu.driver import library
 from mortalgpu.errors import DriverError
-from tests.standin.nvml import build
+from tests.standin.nvml import StateFile, build
+from tests.standin.nvml.variant import another_build
 
 
 @pytest.fixture(autouse=True)
@@ -58,3 +59,63 @@ def test_a_file_that_is_no_library_is_passed_over_and_named(places: list[Path]) 
         library.load()
     shutil.copy(build(), places[1] / "lib.so")
     assert library.load() == str(places[1] / "lib.so")
+
+
+@pytest.fixture
+def upgraded(tmp_path: Path, machine: StateFile) -> str:
+    """A library that is loaded and initialised, of build 1, on a driver that takes any."""
+    path = str(another_build(tmp_path, 1))
+    library.load(path)
+    library.initialise()
+    library.shut_down()
+    return path
+
+
+def test_a_replaced_library_is_taken_once_the_kernel_refuses_the_old_one(upgraded: str, machine: StateFile) -> None:
+    for build_number in (2, 3):
+        another_build(Path(upgraded).parent, build_number)
+        library.load(upgraded)
+        library.initialise()
+        library.shut_down()
+        machine.require_build(build_number)
+        with pytest.raises(DriverError, match="of different versions"):
+            library.initialise()
+        assert library.load(upgraded) == upgraded
+        library.initialise()
+        library.shut_down()
+
+
+def test_a_replaced_library_is_left_alone_while_the_old_one_works(upgraded: str, machine: StateFile) -> None:
+    machine.require_build(1)
+    another_build(Path(upgraded).parent, 2)
+    library.load(upgraded)
+    library.initialise()
+    library.shut_down()
+
+
+def test_a_library_that_is_gone_for_a_while_is_waited_for(upgraded: str, machine: StateFile) -> None:
+    machine.require_build(2)
+    Path(upgraded).unlink()
+    for _ in range(3):
+        library.load(upgraded)
+        with pytest.raises(DriverError, match="of different versions"):
+            library.initialise()
+    another_build(Path(upgraded).parent, 2)
+    library.load(upgraded)
+    library.initialise()
+    library.shut_down()
+
+
+def test_a_broken_library_in_the_place_of_the_old_one_is_told_and_a_good_one_taken(upgraded: str, machine: StateFile) -> None:
+    machine.require_build(2)
+    with pytest.raises(DriverError, match="of different versions"):
+        library.initialise()
+    draft = Path(upgraded).with_name("draft")
+    draft.write_text("half of it")
+    draft.replace(upgraded)
+    with pytest.raises(DriverError, match="cannot be loaded"):
+        library.load(upgraded)
+    another_build(Path(upgraded).parent, 2)
+    library.load(upgraded)
+    library.initialise()
+    library.shut_down()

@@ -16,6 +16,7 @@
  *   event    seq= gpu= type=xid|ecc_double|ecc_single data=[0] gi=[none] ci=[none]
  *            Each is delivered once, to sets that registered before its seq appeared in the file.
  *   fault    call=[*] device=[*] error=[0] hang=[milliseconds; 0: until the rule leaves the file]
+ *            A rule that a call has met is noted in <state file>.met, a line with the call's name.
  *            `call` is the exported name; `device` the UUID that the call is about, `*` means any call, about a device or not.
  *
  * The file is replaced by rename; a change is seen at the next call by its inode and time.
@@ -34,6 +35,7 @@
 static struct state current;
 static int usable;
 static struct statx seen;
+static u64 version;
 
 /* Our own, because newer C libraries give strtoull a symbol that older ones lack. */
 static long long number(const char *text) {
@@ -195,9 +197,12 @@ const struct state *state_now(void) {
         usable = parse(&current, file);
         fclose(file);
         seen = now;
+        version++;
     }
     return usable ? &current : NULL;
 }
+
+u64 state_version(void) { return version; }
 
 const struct device *state_device(const struct state *state, const char *uuid) {
     for (int i = 0; i < state->device_count; i++)

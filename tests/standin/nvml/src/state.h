@@ -52,6 +52,9 @@ struct state {
 /* The newest state; reads the file again when it was replaced. NULL without a file or with one that cannot be parsed. */
 const struct state *state_now(void);
 
+/* How many versions of the state were read so far. */
+u64 state_version(void);
+
 const struct device *state_device(const struct state *state, const char *uuid);
 const struct device *state_gpu_at(const struct state *state, unsigned int index);
 const struct device *state_mig_at(const struct state *state, const char *gpu_uuid, unsigned int slot);
