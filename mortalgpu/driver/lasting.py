@@ -78,7 +78,7 @@ def contradiction(devices: Sequence[Device]) -> str:
             return "a device has no UUID"
         if device.uuid in seen or place in seen:
             return f"{device.uuid}, or its place, is there twice"
-        if device.memory_bytes <= 0:
+        if device.memory_bytes < 0:
             return f"{device.uuid} has {device.memory_bytes} bytes of memory"
         seen |= {device.uuid, place}
     return ""

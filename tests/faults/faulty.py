@@ -130,6 +130,8 @@ class Lies:
         """See Kind."""
         truth = await call.ask()
         older = plan.first.get(call.point.name, truth)
+        if plan.healthy:  # It waited for something to tell until nothing may be wrong any more.
+            return truth
         if not self.lie.applies(truth, older):
             plan.put_off(call)
             plan.keep(call.point, truth)
@@ -196,6 +198,8 @@ class Plan:
     """Answers that differ, with the first one: filled while `samples_wanted`."""
     samples_wanted: bool = False
     hear_lie: list[Callable[[Point, object, object], None]] = field(default_factory=list)
+    hear_answer: list[Callable[[Point], None]] = field(default_factory=list)
+    """Told of each answer before the caller has it: the world may change behind its back."""
     healthy: bool = False
     """From then on nothing is planned any more."""
 
@@ -216,6 +220,8 @@ class Plan:
         answer = await (ask() if kind is None else kind.strike(self, call))
         if kind is None:
             self.keep(point, answer)
+        for hear in self.hear_answer:
+            hear(point)
         return answer
 
     def keep(self, point: Point, answer: object) -> None:

@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from trio.testing import MockClock
 
 from mortalgpu.simulation.kubelet import running
 from tests.faults.faulty import Plan
+from tests.faults.instruments import Blow, Census, Steps
 from tests.faults.story import CONVERGE_SECONDS, Story
 from tests.faults.supervisor import Supervisor, hold_the_clock, supervised
 from tests.faults.world import World
@@ -28,6 +29,12 @@ class Run:
     codes: list[int] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     virtual_seconds: float = 0.0
+    steps: int = 0
+    """How often a task of the daemon's came to an await: in all, while the story lasted, and until the daemon was stopped."""
+    steps_in_story: int = 0
+    steps_before_stop: int = 0
+    struck: str = ""
+    """Where the blow fell."""
 
 
 def play(
@@ -36,10 +43,17 @@ def play(
     *,
     seed: int = 1,
     converge_seconds: float = CONVERGE_SECONDS,
-    instruments: Sequence[trio.abc.Instrument] = (),
+    prepare: Callable[[World], None] = lambda _: None,
+    blow_at: int = 0,
+    blow: Blow | None = None,
 ) -> Run:
-    """Play the story under a plan. Raises what went wrong first; the rest stands in `wrong`."""
+    """Play the story under a plan. Raises what went wrong.
+
+    `prepare` is given the world before it begins to turn. `blow` falls at an await of the daemon's, that of number `blow_at`;
+    without one, the supervisor cancels the daemon there.
+    """
     run = Run(plan)
+    steps = Steps(Census(), blow_at)
     trio._core._run._r.seed(seed)
     before = _open_files(), _threads()
     root = Path(tempfile.mkdtemp(prefix="mgf-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
@@ -48,41 +62,46 @@ def play(
     async def main() -> None:
         world = World(root)
         plan.hear_lie.append(world.hear_lie)
+        prepare(world)
         run.wrong = world.wrong
         async with running(world.kubelet), supervised(world, plan, monkeypatch) as supervisor:
-            await _tell(Story(world, supervisor), plan, converge_seconds)
+            if blow_at:
+                steps.blow = blow or supervisor.cancel
+            story = Story(world, supervisor)
+            await story.play()
+            run.steps_in_story = steps.count
+            plan.healthy = True
+            await story.converge(converge_seconds)
+            plan.healthy, run.steps_before_stop, struck_before = False, steps.count, steps.struck
+            await _stop(supervisor, plan, steps, struck_before)
             run.codes = supervisor.codes
-            _check_after(world, supervisor)
-        run.virtual_seconds = trio.current_time()
+            _check_after(world, steps.census)
+        run.virtual_seconds, run.steps, run.struck = trio.current_time(), steps.count, steps.struck
 
     try:
         with monkeypatch.context() as patched:
             hold_the_clock(clock, patched)
-            trio.run(main, clock=clock, instruments=instruments)
+            trio.run(main, clock=clock, instruments=[steps.census, steps])
     finally:
         shutil.rmtree(root, ignore_errors=True)
     assert (_open_files(), _threads()) == before, "left over: open files or threads"
     return run
 
 
-async def _tell(story: Story, plan: Plan, converge_seconds: float) -> None:
-    await story.play()
-    plan.healthy = True
-    await story.converge(converge_seconds)
-    plan.healthy = False
-    await _stop(story.supervisor, plan)
-
-
-async def _stop(supervisor: Supervisor, plan: Plan) -> None:
+async def _stop(supervisor: Supervisor, plan: Plan, steps: Steps, struck_before: str) -> None:
     """Stop the daemon in good order. Faults may strike again now: then it may fail, but it must end."""
     before = len(plan.injected)
     code = await supervisor.stop()
-    expected = (0,) if len(plan.injected) == before else (0, 69, 70)
-    assert code in expected, f"exit codes {supervisor.codes}: {supervisor.errors[-1:]}"
+    is_disturbed = len(plan.injected) > before or steps.struck != struck_before
+    assert code in ((0, 69, 70, 137) if is_disturbed else (0,)), f"exit codes {supervisor.codes}: {supervisor.errors[-1:]}"
 
 
-def _check_after(world: World, supervisor: Supervisor) -> None:
+def _check_after(world: World, census: Census) -> None:
+    """After the daemon's end nothing of it is left, and nothing ever happened that must not."""
     assert not world.wrong, "; ".join(world.wrong)
+    assert not census.alive, f"tasks left: {[task.name for task in census.alive]}"
+    sockets = {path.name for path in world.root.rglob("*") if path.is_socket()}
+    assert sockets == {"kubelet.sock"}, f"sockets left: {sockets}"
 
 
 def _open_files() -> list[str]:

@@ -15,7 +15,7 @@ import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from functools import cache
+from functools import cache, cached_property
 from types import ModuleType
 
 import mortalgpu
@@ -38,7 +38,7 @@ class Shape(Enum):
         return self not in (Shape.PLAIN, Shape.PROPERTY)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Point:
     """One place in which a port can fail. `declared` are the errors that its contract names; `result` is the annotation.
 
@@ -52,7 +52,7 @@ class Point:
     result: object
     may_wait: bool = False
 
-    @property
+    @cached_property
     def name(self) -> str:
         """Port, method, and the part of it."""
         part = {Shape.ITEM: ".next", Shape.LEAVING: ".leave"}.get(self.shape, "")

@@ -99,14 +99,17 @@ class Supervisor:
             with self.scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._watch)
-                    await daemon.run(self._config(), "", self._config)
-                    nursery.cancel_scope.cancel()
+                    nursery.start_soon(self._daemon, nursery.cancel_scope)
         except Exception as error:
             self.errors.append(error)
             return _code_of(error)
         finally:
             self.running = False
         return 137 if self.scope.cancelled_caught else 0
+
+    async def _daemon(self, life: trio.CancelScope) -> None:
+        await daemon.run(self._config(), "", self._config)
+        life.cancel()
 
     def _config(self) -> Config:
         return configfile.convert(self.world.configuration())
@@ -119,6 +122,12 @@ class Supervisor:
             await trio.sleep(period)
             if self.is_ready and len(told) == seen:
                 self.scope.cancel()
+
+    def cancel(self, _task: trio.lowlevel.Task) -> bool:
+        """Cancel the daemon, whatever it does: the blow of a campaign."""
+        if self.running:
+            self.scope.cancel()
+        return self.running
 
     async def stop(self) -> int:
         """Stop the daemon as systemd does; return its exit code. Fails when it does not come to its end."""
@@ -154,6 +163,7 @@ async def supervised(world: World, plan: Plan, monkeypatch: pytest.MonkeyPatch) 
     logger = logging.getLogger("mortalgpu")
     level = logger.level
     logger.setLevel(logging.INFO)
+    logger.propagate = False  # A thousand stories with their tracebacks are more than pytest should keep.
     logger.addHandler(supervisor.heard)
     # A signal that meets no daemon, or one that crashes before it has read it, must not end the tests.
     handlers = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGHUP, signal.SIGTERM)}
@@ -167,6 +177,7 @@ async def supervised(world: World, plan: Plan, monkeypatch: pytest.MonkeyPatch) 
             signal.signal(number, handler)
         logger.removeHandler(supervisor.heard)
         logger.setLevel(level)
+        logger.propagate = True
 
 
 def _put_twins_in_place(world: World, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:

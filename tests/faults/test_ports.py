@@ -62,7 +62,7 @@ def strike(point: Point, kinds: Sequence[Kind], monkeypatch: pytest.MonkeyPatch,
                 assert plan.injected or isinstance(kind, Lies), "the fault never struck"
                 assert set(run.codes) <= {0, 69, 70, 137}, f"exit codes {run.codes}"
             except BaseException as error:
-                found.append(f"{point.name} {kind.name} at {numbers}: {_told(error)}")
+                found.append(f"{point.name} {kind.name} at {numbers}: {told(error)}")
             if plan.injected:  # A lie may have found no call at which it would have been one.
                 tally.add("faults injected", len(plan.injected))
                 tally.add("scenarios run")
@@ -76,7 +76,8 @@ def _moments(point: Point, long_form: bool) -> list[tuple[int, ...]]:
     return [(1, calls // 2 + 1)] if calls > 1 else [(1,)]
 
 
-def _told(error: BaseException) -> str:
+def told(error: BaseException) -> str:
+    """An error in one line."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return f"{type(error).__name__}: {str(error)[:300]}"

@@ -69,6 +69,10 @@ class World:
     """Processes that an operator asked to end."""
     shares: dict[str, int] = field(default_factory=lambda: {GPUS: SHARES, PARTS: SHARES})
     """The configured shares of a device, by resource."""
+    culprit: int = 0
+    """The process that is above its container's limit at present; 0: none."""
+    ghosts: dict[tuple[str, int], int] = field(default_factory=dict)
+    """Memory of the dead, by device and pid, which the driver goes on listing for a while."""
     misinformed: int = 0
     """Containers whose environment says what is not so, by a lie."""
     needs_reset: bool = False
@@ -154,6 +158,18 @@ class World:
         self.used[uuid, pid] = mib * MIB
         self._tell(uuid)
 
+    def inherit(self, pid: int, heir: ContainerRef | None) -> None:
+        """End a process and give its number to another at once, while the driver goes on listing the memory of the dead."""
+        self.ghosts |= {listing: held for listing, held in self.used.items() if listing[1] == pid}
+        self.host.reuse(pid, heir)
+
+    def lay_ghosts(self) -> None:
+        """Let the driver forget the dead."""
+        forgotten = {uuid for uuid, _ in self.ghosts}
+        self.ghosts.clear()
+        for uuid in forgotten:
+            self._tell(uuid)
+
     def mib(self, tenant: Tenant, part: float) -> int:
         """A part of a tenant's limit."""
         return int(tenant.limit_bytes * part) // MIB
@@ -234,7 +250,7 @@ class World:
             self._tell(uuid)
 
     def _tell(self, uuid: str) -> None:
-        listed = (GpuProcess(pid, held) for (where, pid), held in self.used.items() if where == uuid)
+        listed = (GpuProcess(pid, held) for (where, pid), held in {**self.ghosts, **self.used}.items() if where == uuid)
         self.driver.set_processes(uuid, *listed)
 
 
