@@ -311,6 +311,7 @@ async def _open_socket(path: str) -> trio.SocketStream:
 
     The kernel says so at once (EAGAIN of connect(2)), and Trio would take that for a connection under way.
     """
+    await trio.lowlevel.checkpoint()
     while True:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
