@@ -28,6 +28,7 @@ from mortalgpu.allocator.room import survey
 from mortalgpu.errors import ExternalAllocatorError
 from mortalgpu.model.share import SharedDevice
 from mortalgpu.sharing.metaid import numbers_by_device
+from mortalgpu.texts import one_line
 
 _LONGEST_REASON = 300
 
@@ -72,7 +73,7 @@ class ExternalAllocator:
         try:
             answer = json.loads(output)
         except (ValueError, RecursionError) as error:
-            begin = _one_line(output[:80].decode(errors="replace")) or "nothing"
+            begin = one_line(output[:80].decode(errors="replace").strip(), _LONGEST_REASON) or "nothing"
             raise self._error(request, f"did not answer with a JSON object; it wrote: {begin}") from error
         ids = answer.get("deviceIDs") if isinstance(answer, dict) else None
         if not isinstance(ids, list) or not all(isinstance(text, str) for text in ids):
@@ -123,11 +124,5 @@ def _ending(outcome: Outcome) -> str:
         number = -outcome.status
         return f"was ended by signal {number} ({signal.strsignal(number) or 'without a name'})"
     lines = [line for line in outcome.errors.decode(errors="replace").splitlines() if line.strip()]
-    reason = _one_line(lines[-1]) if lines else ""
+    reason = one_line(lines[-1].strip(), _LONGEST_REASON) if lines else ""
     return f"refused: {reason}" if reason else f"refused with exit status {outcome.status} and no reason"
-
-
-def _one_line(text: str) -> str:
-    """Return text from the program as it may stand in a message: one line, printable, not longer than a line or two."""
-    plain = "".join(sign if sign.isprintable() else " " for sign in text).strip()
-    return plain if len(plain) <= _LONGEST_REASON else plain[: _LONGEST_REASON - 1] + "…"

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from mortalgpu.errors import HostError
 from mortalgpu.host.cgroup import container_of
 from mortalgpu.model.pod import ContainerRef
+from mortalgpu.texts import one_line
 
 TEXT_LIMIT = 256
 """Longest text about a process, in characters."""
@@ -175,7 +176,7 @@ def parse_stat(text: bytes) -> Stat | None:
     counts = _numbers(fields[17] + b" " + fields[19])
     if not counts:
         return None
-    name = printable(text[opening + 1 : closing].decode("utf-8", "replace"))
+    name = one_line(text[opening + 1 : closing].decode("utf-8", "replace"), TEXT_LIMIT)
     return Stat(name, fields[0].decode("ascii", "replace"), threads=counts[0], start_ticks=counts[1])
 
 
@@ -194,7 +195,7 @@ def parse_status(text: bytes) -> Status | None:
 
 def parse_command(text: bytes) -> str:
     """Join the arguments of a cmdline text by spaces; an over-long or cut one ends in an ellipsis."""
-    return printable(text.rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "replace"))
+    return one_line(text.rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "replace"), TEXT_LIMIT)
 
 
 def parse_passwd(text: bytes) -> dict[int, str]:
@@ -203,15 +204,8 @@ def parse_passwd(text: bytes) -> dict[int, str]:
     for line in text.splitlines():
         fields = line.split(b":")
         if len(fields) >= 3 and fields[0] and (number := _numbers(fields[2])):
-            users.setdefault(number[0], printable(fields[0].decode("utf-8", "replace")))
+            users.setdefault(number[0], one_line(fields[0].decode("utf-8", "replace"), TEXT_LIMIT))
     return users
-
-
-def printable(text: str) -> str:
-    """Make a tenant's text safe to show: one line, no control or direction characters, at most TEXT_LIMIT characters."""
-    short = text[: TEXT_LIMIT + 1]
-    clean = "".join(" " if char.isspace() else char if char.isprintable() else "?" for char in short)
-    return clean if len(clean) <= TEXT_LIMIT else clean[: TEXT_LIMIT - 1] + "…"
 
 
 def _numbers(text: bytes) -> list[int]:

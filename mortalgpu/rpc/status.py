@@ -10,6 +10,7 @@ from enum import IntEnum
 import trio
 
 from mortalgpu import errors
+from mortalgpu.texts import one_line
 
 _LONGEST_DETAILS = 1000
 """Characters."""
@@ -52,7 +53,7 @@ class RpcError(errors.MortalGpuError):
     """
 
     def __init__(self, code: Code, details: str) -> None:
-        super().__init__(f"{code.name}: {_one_line(details)}" if details else code.name)
+        super().__init__(f"{code.name}: {one_line(details, _LONGEST_DETAILS)}" if details else code.name)
         self.code = code
         self.details = details
 
@@ -63,11 +64,6 @@ class Unavailable(RpcError):
     def __init__(self, address: str, cause: str) -> None:
         super().__init__(Code.UNAVAILABLE, f"{address}: {cause}")
         self.address = address
-
-
-def _one_line(text: str) -> str:
-    plain = "".join(sign if sign.isprintable() else " " for sign in text[: _LONGEST_DETAILS + 1])
-    return plain if len(plain) <= _LONGEST_DETAILS else plain[: _LONGEST_DETAILS - 1] + "…"
 
 
 INTERNAL_TEXT = "internal error; the log of the node's MortalGPU daemon says what happened"

@@ -195,7 +195,7 @@ REFUSALS: dict[str, tuple[str, str]] = {
     "although it answered": (f"echo '{RIGHT}'; exit 1", "refused with exit status 1 and no reason"),
     "by a signal": ("kill -SEGV $$", "was ended by signal 11 (Segmentation fault)"),
     "by a real-time signal": ("kill -40 $$", "was ended by signal 40"),
-    "in bytes that are no text": ("printf '\\377\\033[31mred\\n' >&2; exit 1", "refused: � [31mred"),
+    "in bytes that are no text": ("printf '\\377\\033[31mred\\n' >&2; exit 1", "refused: �?[31mred"),
 }
 
 

@@ -71,14 +71,6 @@ def test_a_command_line_is_safe_to_show(raw: bytes, shown: str) -> None:
     assert procfs.parse_command(raw) == shown
 
 
-@given(st.text(max_size=600))
-def test_shown_text_is_one_printable_line_of_bounded_length(text: str) -> None:
-    shown = procfs.printable(text)
-    assert shown.isprintable()
-    assert len(shown) <= procfs.TEXT_LIMIT
-    assert shown.endswith("…") or len(text) <= procfs.TEXT_LIMIT
-
-
 def test_a_long_command_line_is_cut_with_an_ellipsis(tmp_path: Path) -> None:
     (tmp_path / "7").mkdir()
     (tmp_path / "7" / "cmdline").write_bytes(b"\xf0\x9f\x90\x8d" * 100_000)
