@@ -17,16 +17,16 @@ XID_FALLEN_OFF = 79
 
 
 async def of_a_program(form: Form, effort: Effort) -> Samples:
-    """Measure what starts from nothing. The first start, which compiles or reads from the disk, is not counted."""
+    """Measure what starts from nothing."""
     argv = [*form.mortalgpu, "--version"]
     run = partial(subprocess.run, argv, env=form.environment, check=True, stdout=subprocess.DEVNULL)
-    await trio.to_thread.run_sync(run)
     versions = await trio.to_thread.run_sync(timed, effort.processes, run)
-    starts = [await _to_registered(form) for _ in range(effort.starts + 1)]
-    return {"version": [each / 1000 for each in versions], "registered": starts[1:]}
+    starts = [await to_registered(form) for _ in range(effort.starts)]
+    return {"version": [each / 1000 for each in versions], "registered": starts}
 
 
-async def _to_registered(form: Form) -> float:
+async def to_registered(form: Form) -> float:
+    """Start a daemon, and end it once it has registered; return the seconds until then."""
     with shared_machine(AIMED_AT) as on:
         async with running(TwinKubelet(on.kubelet_root)) as kubelet:
             begun = trio.current_time()

@@ -141,6 +141,9 @@ async def measure(plan: Plan) -> Report:
         run = Run(SHORT if plan.is_short else LONG, forms)
         if static is None:
             run.left_out.append(LeftOut("the frozen form", "build/mortalgpu is not there, and MORTALGPU_BIN names nothing"))
+        for form in forms:
+            # What compiles modules, or reads a program from the disk, is another daemon than those that are measured.
+            await start.to_registered(form)
         for name in plan.stages:
             await STAGES[name](run)
     rows = [row_of(name, form, samples) for (name, form), samples in run.samples.items() if samples]
