@@ -11,7 +11,6 @@ from importlib import metadata
 from pathlib import Path
 
 FREEZER_ONLY = {"altgraph", "packaging", "pip", "setuptools", "pyinstaller-hooks-contrib"}
-ALWAYS = {"pyinstaller"}
 STATIC = ("libzstd-dev", "libc6-dev")
 """Linked into the loader."""
 

@@ -11,7 +11,6 @@ from typing import Any
 from tests.chart.helm import MONITORING, Rendered
 
 KEYS = "/etc/mortalgpu/keys"
-PROBE_OFTEN = {"initialDelaySeconds": 7, "periodSeconds": 7, "timeoutSeconds": 7, "failureThreshold": 7}
 
 
 @dataclass(frozen=True, slots=True)
