@@ -8,8 +8,8 @@ import pytest
 import trio
 
 from tests.campaign import Tally
-from tests.e2e.build import Missing
 from tests.fuzz import build
+from tests.needs import skipped_where_missing
 from tests.scenario.device_api import served
 
 FEWEST_PASSED = 137
@@ -55,10 +55,8 @@ async def run_h2spec(program: Path, address: str, report: Path, sections: Sequen
 @pytest.mark.fuzz
 @pytest.mark.timeout(900)
 async def test_the_device_apis_port_speaks_http2_as_h2spec_has_it(tmp_path: Path, tally: Tally) -> None:
-    try:
+    with skipped_where_missing():
         program = build.locate()
-    except Missing as missing:
-        pytest.skip(str(missing))
     async with served(tmp_path) as made:
         passed, failed = await run_h2spec(program, made.network, tmp_path / "report.xml", [])
         for _ in range(1, TRIES):

@@ -137,7 +137,8 @@ def _checkpoint() -> dict[str, object]:
 
 
 def _listed() -> bytes:
-    devices = [listed.ContainerDevices(resource_name=RESOURCE, device_ids=["GPU-0::0", "GPU-0::1"])]
+    ids = ["GPU-0::0", "GPU-0::1"]
+    devices = [listed.ContainerDevices(resource_name=name, device_ids=ids) for name in (RESOURCE, "example.com/other")]
     containers = [listed.ContainerResources(name="train", devices=devices), listed.ContainerResources(name="side")]
     pod = listed.PodResources(name="job", namespace="team", containers=containers)
     return bytes(listed.ListPodResourcesResponse(pod_resources=[pod]).SerializeToString())

@@ -33,6 +33,7 @@ from tests.unit.rpc.trial import CHAT, ECHO, FAIL, FLOOD, WATCH, Note, RawClient
 
 MOST_AMPLIFIED = 4
 MESSAGE_BYTES = 65536
+MOST_FRAMED = 100
 
 _SOME = bytes(range(32))
 
@@ -124,22 +125,37 @@ def check_client(data: bytes) -> None:
 
 
 def check_framing(data: bytes) -> None:
-    """Messages are cut the same however their bytes arrive, and none is longer than allowed."""
-    assert _messages([data]) == _messages([bytes([byte]) for byte in data])
+    """Messages are cut as gRPC has it, however their bytes arrive; the first that is too long or compressed is refused."""
+    expected = _cut(data)
+    assert _messages([data]) == expected
+    assert _messages([bytes([byte]) for byte in data]) == expected
 
 
-def _messages(pieces: list[bytes]) -> list[bytes | str]:
-    reader, found, fed = MessageReader(1000), list[bytes | str](), 0
+def _cut(data: bytes) -> list[bytes | Code]:
+    """What gRPC's framing makes of the bytes, written as plainly as can be."""
+    found: list[bytes | Code] = []
+    while len(data) >= 5:
+        length = int.from_bytes(data[1:5])
+        if data[0]:
+            return [*found, Code.UNIMPLEMENTED]
+        if length > MOST_FRAMED:
+            return [*found, Code.RESOURCE_EXHAUSTED]
+        if len(data) < 5 + length:
+            break
+        found.append(data[5 : 5 + length])
+        data = data[5 + length :]
+    return found
+
+
+def _messages(pieces: list[bytes]) -> list[bytes | Code]:
+    reader, found = MessageReader(MOST_FRAMED), list[bytes | Code]()
     for piece in pieces:
         reader.feed(piece)
-        fed += len(piece)
         try:
             while (message := reader.take()) is not None:
                 found.append(message)
         except Refusal as refusal:
-            return [*found, str(refusal)]
-        assert reader.held_bytes <= fed
-        assert all(len(message) <= 1000 for message in found)
+            return [*found, refusal.code]
     return found
 
 
@@ -233,7 +249,13 @@ TARGETS = (
     ),
     Target("grpc-server", check_server, (*_REQUESTS, _RAW_REQUEST), _HPACK, inputs=300),
     Target("grpc-client", check_client, (*_RESPONSES, _REFUSED), _HPACK, inputs=300),
-    Target("grpc-framing", check_framing, (_BODY, _BODY * 3, b"\x01\0\0\0\x01x", b"\0\xff\xff\xff\xff"), (), inputs=1500),
+    Target(
+        "grpc-framing",
+        check_framing,
+        (_BODY, _BODY * 3, b"\x01\0\0\0\x01x", b"\0\0\0\0\x65" + bytes(101)),
+        (b"\0\0\0\0\x64",),
+        inputs=1500,
+    ),
     Target(
         "protobuf",
         check_message,
