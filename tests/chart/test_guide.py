@@ -18,7 +18,7 @@ from tests.chart.build import locate_helm
 from tests.chart.generator import generator
 from tests.chart.guide import GUIDE, blocks
 from tests.chart.helm import render
-from tests.e2e.build import Missing
+from tests.needs import skipped_where_missing
 
 ROOT = GUIDE.parent
 DOCUMENTS = ("GUIDE.md", "SECURITY.md", "chart/README.md", "README.md", "ARCHITECTURE.md")
@@ -43,10 +43,8 @@ def test_values_are_taken_by_the_daemon(block: Any, tmp_path: Path) -> None:
 @pytest.mark.e2e
 @pytest.mark.parametrize("block", VALUES, ids=section)
 def test_values_are_taken_by_the_chart(block: Any) -> None:
-    try:
+    with skipped_where_missing():
         locate_helm()
-    except Missing as missing:
-        pytest.skip(str(missing))
     assert render(yaml.safe_load(block.text), release="mortalgpu").of("DaemonSet")
 
 

@@ -10,7 +10,7 @@ import yaml
 
 from tests.chart.build import locate_promtool
 from tests.chart.test_files import panel_queries
-from tests.e2e.build import Missing
+from tests.needs import skipped_where_missing
 
 pytestmark = pytest.mark.e2e
 RULES = Path(__file__).parents[2] / "chart" / "files" / "rules.yaml"
@@ -19,10 +19,8 @@ STORIES = Path(__file__).with_name("alerts.yaml")
 
 @pytest.fixture(scope="module")
 def promtool() -> Path:
-    try:
+    with skipped_where_missing():
         return locate_promtool()
-    except Missing as missing:
-        pytest.skip(str(missing))
 
 
 def run(promtool: Path, *words: object) -> str:

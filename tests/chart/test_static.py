@@ -7,7 +7,7 @@ import yaml
 
 from tests.chart.build import locate_helm
 from tests.chart.generator import generator
-from tests.e2e.build import Missing
+from tests.needs import skipped_where_missing
 
 STATIC = Path(__file__).parents[2] / "chart" / "static"
 
@@ -15,10 +15,8 @@ STATIC = Path(__file__).parents[2] / "chart" / "static"
 @pytest.mark.e2e
 @pytest.mark.parametrize("name", generator.STATIC)
 def test_a_static_manifest_is_what_the_chart_renders(name: str) -> None:
-    try:
+    with skipped_where_missing():
         helm = locate_helm()
-    except Missing as missing:
-        pytest.skip(str(missing))
     assert (STATIC / name).read_text() == generator.static(helm, name), "run `just chart`"
 
 

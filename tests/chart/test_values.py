@@ -14,7 +14,7 @@ from mortalgpu.config import Config, check
 from tests.chart.build import locate_helm
 from tests.chart.helm import CHART, MONITORING, Refused, Rendered, render, run_helm
 from tests.chart.table import CONFIG_VALUES, ROWS, SECRETS, Row, tree
-from tests.e2e.build import Missing
+from tests.needs import skipped_where_missing
 
 pytestmark = pytest.mark.e2e
 
@@ -28,10 +28,8 @@ EVERYTHING = {
 
 @pytest.fixture(autouse=True, scope="module")
 def _helm() -> None:
-    try:
+    with skipped_where_missing():
         locate_helm()
-    except Missing as missing:
-        pytest.skip(str(missing))
 
 
 @cache

@@ -12,6 +12,7 @@ from mortalgpu.simulation.kubelet import AdmissionRefused
 from tests.contract.kubelet_rigs import Kubelet, OpenKubelet, real, twin
 from tests.e2e import build
 from tests.folders import short_folder
+from tests.needs import skipped_where_missing
 from tests.unit.deviceplugin.rig import FIRST, Node, R, ids, shared
 
 REAL = {"current": build.DEVICE_MANAGER, "1.30": build.OLD_DEVICE_MANAGER}
@@ -21,10 +22,8 @@ REAL = {"current": build.DEVICE_MANAGER, "1.30": build.OLD_DEVICE_MANAGER}
 def open_kubelet(request: pytest.FixtureRequest) -> OpenKubelet:
     if request.param == "twin":
         return twin
-    try:
+    with skipped_where_missing():
         build.locate(REAL[request.param])
-    except build.Missing as missing:
-        pytest.skip(str(missing))
     return real(REAL[request.param].path)
 
 

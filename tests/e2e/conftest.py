@@ -11,6 +11,7 @@ from tests.e2e.device_manager import DeviceManager
 from tests.e2e.node import Node
 from tests.e2e.waiting import until
 from tests.folders import short_folder
+from tests.needs import skipped_where_missing
 
 
 @pytest.fixture
@@ -24,10 +25,8 @@ def short_path() -> Iterator[Path]:
 def device_manager(request: pytest.FixtureRequest, short_path: Path) -> Iterator[DeviceManager]:
     """A started device manager of the current and of an old kubelet."""
     target: build.Target = request.param
-    try:
+    with skipped_where_missing():
         build.locate(target)
-    except build.Missing as missing:
-        pytest.skip(str(missing))
     manager = DeviceManager(target.path, short_path)
     manager.start()
     yield manager
@@ -46,10 +45,8 @@ def daemon(device_manager: DeviceManager) -> Iterator[Daemon]:
 @pytest.fixture
 def node() -> Iterator[Node]:
     """A started node: containerd and kubelet, without pods."""
-    try:
+    with skipped_where_missing():
         build.locate_node()
-    except build.Missing as missing:
-        pytest.skip(str(missing))
     with Node() as node:
         yield node
 
@@ -64,7 +61,5 @@ def node_daemon(node: Node) -> Iterator[Daemon]:
 
 
 def _need_daemon() -> None:
-    try:
+    with skipped_where_missing():
         program()
-    except build.Missing as missing:
-        pytest.skip(str(missing))

@@ -14,6 +14,7 @@ from tests.e2e.daemon import A100, EXAMPLE_COUNTS, SHARED, TEN, TWENTY, V100, Da
 from tests.e2e.device_manager import Capacity, DeviceManager
 from tests.e2e.pods import Container, Pod, pod_asking
 from tests.e2e.waiting import eventually, stays
+from tests.needs import skipped_where_missing
 
 pytestmark = pytest.mark.e2e
 V100_UUID = v100_uuid(0)
@@ -226,10 +227,8 @@ def test_a_resource_renamed_after_the_layout_was_lost_is_not_granted_twice(
 @pytest.fixture
 def aligned(short_path: Path) -> Iterator[DeviceManager]:
     """A device manager that gives a container devices of one NUMA node only, the daemon beside it."""
-    try:
+    with skipped_where_missing():
         build.locate(build.DEVICE_MANAGER)
-    except build.Missing as missing:
-        pytest.skip(str(missing))
     manager = DeviceManager(build.DEVICE_MANAGER.path, short_path, topology_policy="single-numa-node", numa_nodes=(0, 1))
     manager.start()
     devices = [replace(device, numa_node=1 if device.gpu_uuid == A100_UUID else 0) for device in worked_example(1)]

@@ -14,6 +14,7 @@ from tests.e2e.pods import Pod
 from tests.e2e.real_cluster import access, allocatable, annotate, create, event_on, node_of
 from tests.e2e.stage import MIB, Life, Stage, asking, containers
 from tests.e2e.waiting import eventually, until
+from tests.needs import skipped_where_missing
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root]
 
@@ -49,12 +50,10 @@ class Cluster(Stage):
 
 @pytest.fixture(scope="module")
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    try:
+    with skipped_where_missing():
         build.locate_node()
         locate()
         program()
-    except build.Missing as missing:
-        pytest.skip(str(missing))
     made = ControlPlane(tmp_path_factory.mktemp("plane"))
     try:
         made.start()

@@ -24,6 +24,7 @@ from tests.e2e.stage import FAMILY, MIB, Actor, Life, Stage, asking, containers
 from tests.e2e.visitors import in_cgroup, in_container, on_host, on_network, operator
 from tests.e2e.waiting import eventually, until
 from tests.frozen.built import mgctl_directory
+from tests.needs import skipped_where_missing
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root]
 
@@ -43,11 +44,9 @@ OTHER = ["other-harness/main"]
 @pytest.fixture(scope="module")
 def stage() -> Iterator[Stage]:
     """The node and the daemon, with sockets and (where it was built) mgctl mounted, and the whole cast known to the daemon."""
-    try:
+    with skipped_where_missing():
         build.locate_node()
         program()
-    except build.Missing as missing:
-        pytest.skip(str(missing))
     with Node() as node:
         folder = node.folder / "daemon"
         config = example_config(

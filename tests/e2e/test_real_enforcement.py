@@ -17,6 +17,7 @@ from tests.e2e.pods import Container, Pod
 from tests.e2e.process import Process
 from tests.e2e.stage import FAMILY, KILLED, MIB, QUIET_SECONDS, Life, Stage, asking, quiet
 from tests.e2e.waiting import until
+from tests.needs import skipped_where_missing
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root]
 
@@ -48,11 +49,9 @@ CAST = (
 @pytest.fixture(scope="module")
 def stage() -> Iterator[Stage]:
     """The node and the daemon, with the whole cast running."""
-    try:
+    with skipped_where_missing():
         build.locate_node()
         program()
-    except build.Missing as missing:
-        pytest.skip(str(missing))
     with Node() as node:
         folder = node.folder / "daemon"
         config = example_config(folder, criSocket=str(node.containerd.socket))

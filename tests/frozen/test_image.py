@@ -15,12 +15,13 @@ import pytest
 from mortalgpu import __version__
 from mortalgpu.isolation.mgctl_mount import BUILD_DIRECTORY, publish
 from mortalgpu.simulation.driver import worked_example
-from tests.e2e.build import Missing, locate_node
+from tests.e2e.build import locate_node
 from tests.e2e.daemon import EXAMPLE_COUNTS, TWENTY, example_config
 from tests.e2e.node import Node
 from tests.e2e.pods import Container, Pod, pod_asking
 from tests.e2e.waiting import eventually
 from tests.frozen import built
+from tests.needs import skipped_where_missing
 from tests.standin.nvml import StateFile, state_of
 from tests.standin.nvml import build as build_driver
 
@@ -62,10 +63,8 @@ def layout() -> Layout:
 @pytest.fixture(scope="module")
 def node() -> Iterator[Node]:
     """A real kubelet and containerd; containerd has the image."""
-    try:
+    with skipped_where_missing():
         locate_node()
-    except Missing as missing:
-        pytest.skip(str(missing))
     image = built.output_of("image.tar").resolve()
     with Node() as node:
         node.containerd.ctr("images", "import", str(image))

@@ -12,7 +12,7 @@ from mortalgpu.cluster.api import ApiCluster
 from mortalgpu.model.pod import Container, PodNote
 from tests.e2e.apiserver.build import locate
 from tests.e2e.apiserver.control_plane import ControlPlane
-from tests.e2e.build import Missing
+from tests.needs import skipped_where_missing
 from tests.waiting import Watched
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -22,10 +22,8 @@ ID_A = "a" * 64
 
 @pytest.fixture(scope="module")
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    try:
+    with skipped_where_missing():
         locate()
-    except Missing as missing:
-        pytest.skip(str(missing))
     made = ControlPlane(tmp_path_factory.mktemp("plane"))
     try:
         made.start()

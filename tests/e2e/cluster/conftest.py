@@ -7,16 +7,15 @@ import pytest
 from tests.e2e import build
 from tests.e2e.cluster.cluster import Cluster
 from tests.e2e.cluster.release import Release, image_path
+from tests.needs import skipped_where_missing
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    try:
+    with skipped_where_missing():
         build.locate_node()
         image_path()
         made = Cluster()
-    except build.Missing as missing:
-        pytest.skip(str(missing))
     with made:
         yield made
 

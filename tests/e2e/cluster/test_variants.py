@@ -9,9 +9,9 @@ import pytest
 from tests.chart.build import locate_helm
 from tests.chart.helm import MONITORING, Rendered, Tree, render
 from tests.chart.table import CONFIG_VALUES, ROWS, tree
-from tests.e2e.build import Missing
 from tests.e2e.cluster.build import locate, program_path
 from tests.e2e.cluster.cluster import ClusterPlane
+from tests.needs import skipped_where_missing
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -42,12 +42,10 @@ def definition(kind: str) -> Tree:
 
 @pytest.fixture(scope="module")
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterPlane]:
-    try:
+    with skipped_where_missing():
         locate()
         locate_helm()
         made = ClusterPlane(tmp_path_factory.mktemp("plane"))
-    except Missing as missing:
-        pytest.skip(str(missing))
     try:
         made.start()
         made.call("POST", "/api/v1/namespaces", {"metadata": {"name": "team"}})

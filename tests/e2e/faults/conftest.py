@@ -11,6 +11,7 @@ from tests.e2e.daemon import EXAMPLE_COUNTS, Daemon, example_config, program
 from tests.e2e.device_manager import DeviceManager
 from tests.e2e.faults.rig import Rig, a_rig
 from tests.e2e.waiting import eventually
+from tests.needs import skipped_where_missing
 
 
 def everything_on(manager: DeviceManager, **overrides: Any) -> dict[str, Any]:
@@ -31,10 +32,8 @@ def everything_on(manager: DeviceManager, **overrides: Any) -> dict[str, Any]:
 @pytest.fixture
 def everything(device_manager: DeviceManager) -> Iterator[Daemon]:
     """The daemon with every service on, registered with the device manager."""
-    try:
+    with skipped_where_missing():
         program()
-    except build.Missing as missing:
-        pytest.skip(str(missing))
     config = everything_on(device_manager)
     with Daemon(device_manager.directory / "daemon", device_manager.socket_dir, config=config) as daemon:
         device_manager.wait_allocatable(EXAMPLE_COUNTS, 20)
@@ -46,10 +45,8 @@ def everything(device_manager: DeviceManager) -> Iterator[Daemon]:
 @pytest.fixture
 def kubelet(short_path: Path) -> Iterator[DeviceManager]:
     """A started device manager of the current kubelet."""
-    try:
+    with skipped_where_missing():
         build.locate(build.DEVICE_MANAGER)
-    except build.Missing as missing:
-        pytest.skip(str(missing))
     manager = DeviceManager(build.DEVICE_MANAGER.path, short_path)
     manager.start()
     yield manager
@@ -59,10 +56,8 @@ def kubelet(short_path: Path) -> Iterator[DeviceManager]:
 @pytest.fixture
 def idle(kubelet: DeviceManager, long_form: bool) -> Iterator[Rig]:
     """A rig whose daemon is not started yet; killed at the end, if it was."""
-    try:
+    with skipped_where_missing():
         program()
-    except build.Missing as missing:
-        pytest.skip(str(missing))
     daemon = Daemon(kubelet.directory / "daemon", kubelet.socket_dir, config=everything_on(kubelet))
     with a_rig(kubelet, daemon, strict=long_form) as rig:
         yield rig

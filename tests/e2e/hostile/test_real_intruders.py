@@ -20,6 +20,7 @@ from tests.e2e.node import Node
 from tests.e2e.pods import Container, Pod
 from tests.e2e.stage import FAMILY, MIB, Actor, Life, Stage, asking, containers
 from tests.e2e.waiting import eventually, until
+from tests.needs import skipped_where_missing
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.hostile]
 
@@ -36,21 +37,17 @@ LAZIEST_SECONDS = 3.0
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the tenant's container has mounted."""
     made = tmp_path_factory.mktemp("hostile")
-    try:
+    with skipped_where_missing():
         compile_intruder(made)
-    except build.Missing as missing:
-        pytest.skip(str(missing))
     return made
 
 
 @pytest.fixture(scope="module")
 def stage(folder: Path) -> Iterator[Stage]:
     """A node with a tenant that means harm, and a victim on the same device."""
-    try:
+    with skipped_where_missing():
         build.locate_node()
         program()
-    except build.Missing as missing:
-        pytest.skip(str(missing))
     with Node() as node:
         own = node.folder / "daemon"
         with Daemon(own, node.socket_dir, config=example_config(own, criSocket=str(node.containerd.socket))) as daemon:

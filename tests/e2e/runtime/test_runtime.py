@@ -10,8 +10,9 @@ import trio
 
 from mortalgpu.cluster.cri import CriCluster
 from mortalgpu.model.pod import Container, Pod
-from tests.e2e.build import Missing, locate_node
+from tests.e2e.build import locate_node
 from tests.e2e.runtime.containerd import Containerd
+from tests.needs import skipped_where_missing
 from tests.waiting import until_view
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root]
@@ -22,10 +23,8 @@ STATIC_UID = "d41d8cd98f00b204e9800998ecf8427e"
 
 @pytest.fixture(scope="module")
 def containerd() -> Iterator[Containerd]:
-    try:
+    with skipped_where_missing():
         locate_node()
-    except Missing as missing:
-        pytest.skip(str(missing))
     folder = Path(tempfile.mkdtemp(prefix="mg-"))
     made = Containerd(folder)
     try:
