@@ -11,26 +11,11 @@ from mortalgpu.driver.base import GpuDriver
 from mortalgpu.driver.nvml import NvmlSettings, nvml_driver
 from mortalgpu.model.device import Device, Fault, Memory
 from tests.contract.driver_rigs import reason_without_gpu
+from tests.gpu.taker import taking
 
 pytestmark = pytest.mark.gpu
 
 TAKEN_BYTES = 256 * 1024**2
-
-TAKE_MEMORY = f"""
-import ctypes, sys
-cuda = ctypes.CDLL("libcuda.so.1")
-device, context, pointer = ctypes.c_int(), ctypes.c_void_p(), ctypes.c_uint64()
-def check(code):
-    if code:
-        sys.exit(f"CUDA error {{code}}")
-check(cuda.cuInit(0))
-check(cuda.cuDeviceGet(ctypes.byref(device), 0))
-check(cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), device))
-check(cuda.cuCtxSetCurrent(context))
-check(cuda.cuMemAlloc_v2(ctypes.byref(pointer), ctypes.c_size_t({TAKEN_BYTES})))
-print("taken", flush=True)
-sys.stdin.read()
-"""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -49,7 +34,9 @@ async def driver() -> AsyncIterator[GpuDriver]:
 @pytest.fixture
 def memory_taker() -> Iterator[subprocess.Popen[str]]:
     """Yield a program that takes memory on the first GPU when it is started; it ends with the test."""
-    taker = subprocess.Popen([sys.executable, "-c", TAKE_MEMORY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    taker = subprocess.Popen(
+        [sys.executable, "-c", taking(TAKEN_BYTES)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     yield taker
     taker.kill()
     taker.communicate()

@@ -21,6 +21,7 @@ from mortalgpu.model.share import Inventory, SharedDevice
 from mortalgpu.scan.scanner import Neighbours
 from mortalgpu.units import MIB, mib_ceil
 from tests.contract.driver_rigs import reason_without_gpu
+from tests.gpu.taker import taking
 from tests.standin.cgroups import Box, KubepodsTree, needs_unified
 from tests.unit.scan.making import RESOURCE, ids, view
 from tests.unit.scan.node import Cells, RecordingCluster, ScriptedKubelet, names, start_both
@@ -29,24 +30,6 @@ pytestmark = pytest.mark.gpu
 
 ROOM_MIB = 256
 """What the program may take beyond its context and first allocation."""
-
-TAKE_MEMORY = f"""
-import ctypes, sys
-cuda = ctypes.CDLL("libcuda.so.1")
-device, context, pointer = ctypes.c_int(), ctypes.c_void_p(), ctypes.c_uint64()
-def check(code):
-    if code:
-        sys.exit(f"CUDA error {{code}}")
-check(cuda.cuInit(0))
-check(cuda.cuDeviceGet(ctypes.byref(device), 0))
-check(cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), device))
-check(cuda.cuCtxSetCurrent(context))
-for mib in (64, {2 * ROOM_MIB}):
-    check(cuda.cuMemAlloc_v2(ctypes.byref(pointer), ctypes.c_size_t(mib * {MIB})))
-    print("taken", flush=True)
-    sys.stdin.readline()
-sys.stdin.read()
-"""
 
 
 @needs_unified
@@ -71,7 +54,7 @@ async def test_a_program_that_takes_more_gpu_memory_than_granted_is_stopped_and_
 def _start(tree: KubepodsTree, box: Box) -> "subprocess.Popen[str]":
     """Start the program in a container and wait until it has taken its first memory."""
     join = f"import os; open({str(box.path / 'cgroup.procs')!r}, 'w').write(str(os.getpid()))\n"
-    command = [sys.executable, "-c", join + TAKE_MEMORY]
+    command = [sys.executable, "-c", join + taking(64 * MIB, 2 * ROOM_MIB * MIB)]
     taker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert taker.stdout is not None
     assert taker.stdout.readline() == "taken\n"
