@@ -84,7 +84,13 @@ async def _show(root: Path, *, live: bool) -> None:
 @asynccontextmanager
 async def _daemon_on(node: SimulatedNode, root: Path) -> AsyncIterator[daemon.Facts]:
     facts = daemon.Facts()
-    ports = daemon.Ports(
+    async with daemon.services(_config(root), ports_of(node), facts):
+        yield facts
+
+
+def ports_of(node: SimulatedNode) -> daemon.Ports:
+    """Return a simulated node as the daemon sees it; kubelet's registration is the real one."""
+    return daemon.Ports(
         open_driver=node.driver.open,
         processes=node.host,
         registrar=KubeletRegistrar(node.kubelet.device_plugin_dir, OPTIONS),
@@ -93,8 +99,6 @@ async def _daemon_on(node: SimulatedNode, root: Path) -> AsyncIterator[daemon.Fa
         clock=node.clock,
         manager=Unwatched(),
     )
-    async with daemon.services(_config(root), ports, facts):
-        yield facts
 
 
 def _config(root: Path) -> Config:

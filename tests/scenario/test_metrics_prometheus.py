@@ -17,9 +17,7 @@ import pytest
 import trio
 
 from mortalgpu import configfile, daemon
-from mortalgpu.deviceplugin.servicer import OPTIONS
-from mortalgpu.host.systemd import Unwatched
-from mortalgpu.kubelet.registration import KubeletRegistrar
+from mortalgpu.demo import ports_of
 from mortalgpu.simulation.driver import A100, V100, v100_uuid
 from mortalgpu.simulation.kubelet import AdmissionRefused, running
 from mortalgpu.simulation.node import SimulatedNode
@@ -49,15 +47,6 @@ async def node_at_work() -> AsyncIterator[Watched]:
     """Run the daemon's services on a simulated node, with every switch of the exporter on."""
     with tempfile.TemporaryDirectory(prefix="mgp-") as folder:
         node, facts = SimulatedNode(Path(folder)), daemon.Facts()
-        ports = daemon.Ports(
-            open_driver=node.driver.open,
-            processes=node.host,
-            registrar=KubeletRegistrar(node.kubelet.device_plugin_dir, OPTIONS),
-            assignments=node.kubelet,
-            cluster=node.cluster,
-            clock=node.clock,
-            manager=Unwatched(),
-        )
         config = configfile.convert(
             {
                 "deviceSharing": [
@@ -78,7 +67,7 @@ async def node_at_work() -> AsyncIterator[Watched]:
                 },
             }
         )
-        async with running(node.kubelet), daemon.services(config, ports, facts):
+        async with running(node.kubelet), daemon.services(config, ports_of(node), facts):
             yield Watched(node, facts)
 
 
