@@ -29,15 +29,27 @@ TELL_NO_ROOM_SECONDS = 30.0
 class UnhurriedListener(trio.abc.Listener[trio.abc.Stream]):
     """A listener that sits out the times without room for another connection: they pass, and must not fill the log.
 
-    Trio's own server would log a traceback ten times a second for each listener.
+    Trio's own server would log a traceback ten times a second for each listener. With `turns`, each client costs one of them,
+    which whoever serves it gives back; without a turn nobody is accepted, and clients wait in the kernel's queue.
     """
 
-    def __init__(self, inner: trio.abc.Listener[trio.abc.Stream]) -> None:
+    def __init__(self, inner: trio.abc.Listener[trio.abc.Stream], turns: trio.Semaphore | None = None) -> None:
         self._inner = inner
+        self._turns = turns
         self._tell_at = -math.inf
 
     async def accept(self) -> trio.abc.Stream:
         """Wait for a client. Raises OSError when the listener is broken."""
+        if self._turns is None:
+            return await self._accept()
+        await self._turns.acquire()
+        try:
+            return await self._accept()
+        except BaseException:
+            self._turns.release()
+            raise
+
+    async def _accept(self) -> trio.abc.Stream:
         while True:
             try:
                 return await self._inner.accept()

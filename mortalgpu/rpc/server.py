@@ -38,6 +38,8 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 TELL_REFUSED_SECONDS = 10.0
+RECOGNISING_AT_ONCE = 16
+"""More clients wait in their listener's queue: a crowd that comes faster than it can be told apart turns nobody away."""
 
 Recognise = Callable[[Peer], Awaitable[Peer]]
 
@@ -61,7 +63,7 @@ class Server:
         self._limits = limits or Limits()
         self._observer = observer
         self._recognise = recognise
-        self._recognising = 0
+        self._turns = trio.Semaphore(RECOGNISING_AT_ONCE) if recognise else None
         self._refused = 0
         self._tell_refused_at = -math.inf
         self._last_connection_id = 0
@@ -83,7 +85,8 @@ class Server:
         Started means that clients can connect. Raises OSError when a listener breaks.
         """
         async with trio.open_nursery() as nursery:
-            await nursery.start(trio.serve_listeners, self._accept, [UnhurriedListener(listener) for listener in listeners])
+            unhurried = [UnhurriedListener(listener, self._turns) for listener in listeners]
+            await nursery.start(trio.serve_listeners, self._accept, unhurried)
             task_status.started()
 
     async def _accept(self, transport: trio.abc.Stream) -> None:
@@ -91,11 +94,12 @@ class Server:
         try:
             peer = peer_of(transport)
         except OSError:
+            self._give_turn_back()
             await trio.aclose_forcefully(transport)
             return
         try:
             known = await self._recognised(peer)
-            if known is not None and self._has_room_for(known):
+            if self._has_room_for(known):
                 await self.serve_connection(transport, known)
             else:
                 self._note_refused(peer)
@@ -103,17 +107,16 @@ class Server:
         finally:
             peer.close()
 
-    async def _recognised(self, peer: Peer) -> Peer | None:
-        """Return the peer with the address to count it by; None when too many wait to be recognised."""
-        if self._recognise is None:
-            return peer
-        if self._recognising >= self._limits.max_connections:
-            return None
-        self._recognising += 1
+    async def _recognised(self, peer: Peer) -> Peer:
+        """Return the peer with the address to count it by."""
         try:
-            return await self._recognise(peer)
+            return peer if self._recognise is None else await self._recognise(peer)
         finally:
-            self._recognising -= 1
+            self._give_turn_back()
+
+    def _give_turn_back(self) -> None:
+        if self._turns is not None:
+            self._turns.release()
 
     def _note_refused(self, peer: Peer) -> None:
         """Tell the log, and not for each one of a flood."""
