@@ -2,9 +2,12 @@
 
 A GPU or partition that does not answer an essential question (UUID, name, memory, MIG mode) is left out, and the others
 are still found: what is gone shows in its absence and in `probe`. Other questions that stay unanswered become None.
+
+A partition's absence must be certain, for it means that an operator took it away: where the driver fails to say what lies in a
+slot, the partitions that were known and not found are still there.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,24 +21,32 @@ from mortalgpu.model.device import Device, MigPlacement
 _T = TypeVar("_T")
 
 
+EMPTY_SLOT = (pynvml.NVML_ERROR_NOT_FOUND, pynvml.NVML_ERROR_INVALID_ARGUMENT)
+"""What the driver says of a slot in which no partition lies."""
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A device, and the handle under which the driver knows it now."""
+    """A device, and the handle under which the driver knows it now; None where it did not give one."""
 
     device: Device
     handle: Handle
 
 
-def enumerate_devices(sysfs: Path, skip_indices: Collection[int], note: Callable[[str], None]) -> list[Found]:
+def enumerate_devices(
+    sysfs: Path, skip_indices: Collection[int], note: Callable[[str], None], known: Iterable[Device] = ()
+) -> list[Found]:
     """Find all devices, ordered by GPU index, GPU instance, compute instance.
 
-    `skip_indices` are GPUs not to be asked, because a call to them hangs; `note` is told the UUID asked about.
+    `skip_indices` are GPUs not to be asked, because a call to them hangs; `note` is told the UUID asked about; `known` are the
+    devices that were found before.
     Raises NVML's error when the GPUs cannot even be counted, DriverLost when the driver leaves meanwhile.
     """
     found: list[Found] = []
+    known_partitions = [device for device in known if device.mig is not None]
     for index in range(pynvml.nvmlDeviceGetCount()):
         if index not in skip_indices:
-            found += _gpu_and_partitions(index, sysfs, note)
+            found += _gpu_and_partitions(index, sysfs, note, known_partitions)
     return found
 
 
@@ -50,25 +61,28 @@ def _reached(call: Callable[..., _T], *arguments: Any) -> _T | None:
         return None
 
 
-def _gpu_and_partitions(index: int, sysfs: Path, note: Callable[[str], None]) -> Iterator[Found]:
+def _gpu_and_partitions(
+    index: int, sysfs: Path, note: Callable[[str], None], known_partitions: Iterable[Device]
+) -> Iterator[Found]:
     handle = _reached(pynvml.nvmlDeviceGetHandleByIndex, index)
     uuid = _reached(pynvml.nvmlDeviceGetUUID, handle) if handle is not None else None
     if uuid is None:
         return
     note(uuid)
-    gpu = _reached(_read_gpu, handle, uuid, index, sysfs)
+    known = [device for device in known_partitions if device.gpu_uuid == uuid]
+    gpu = _reached(_read_gpu, handle, uuid, index, sysfs, bool(known))
     if gpu is not None:
         yield Found(gpu, handle)
         if gpu.mig_mode:
-            yield from _partitions(gpu, handle)
+            yield from _partitions(gpu, handle, known)
     note("")
 
 
-def _read_gpu(handle: Handle, uuid: str, index: int, sysfs: Path) -> Device:
+def _read_gpu(handle: Handle, uuid: str, index: int, sysfs: Path, was_cut: bool) -> Device:
     pci = _reached(pynvml.nvmlDeviceGetPciInfo, handle)
     bus_id = str(pci.busId) if pci is not None else ""
-    # Essential: a GPU of unknown mode could be offered whole while it is cut into partitions.
-    mig_mode = offered(pynvml.nvmlDeviceGetMigMode, handle)
+    # Essential: a GPU of unknown mode could be offered whole while it is cut into partitions. One that was cut knows the word.
+    mig_mode = pynvml.nvmlDeviceGetMigMode(handle) if was_cut else offered(pynvml.nvmlDeviceGetMigMode, handle)
     return Device(
         uuid=uuid,
         index=index,
@@ -81,14 +95,31 @@ def _read_gpu(handle: Handle, uuid: str, index: int, sysfs: Path) -> Device:
     )
 
 
-def _partitions(gpu: Device, handle: Handle) -> list[Found]:
+def _partitions(gpu: Device, handle: Handle, known: Iterable[Device]) -> list[Found]:
+    slots = _reached(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle)
     found: list[Found] = []
-    for slot in range(_reached(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0):
-        mig = _reached(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, slot)
-        partition = _reached(_read_partition, mig, gpu) if mig is not None else None
-        if partition is not None:
+    is_certain = slots is not None
+    for slot in range(slots or 0):
+        try:
+            mig = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, slot)
+        except NvmlError as error:
+            fault_of(error)
+            is_certain = is_certain and error.value in EMPTY_SLOT
+            continue
+        partition = _reached(_read_partition, mig, gpu)
+        if partition is None:
+            is_certain = False
+        else:
             found.append(Found(partition, mig))
+    if not is_certain:
+        found += _not_found(known, found)
     return sorted(found, key=lambda one: _instance_ids(one.device))
+
+
+def _not_found(known: Iterable[Device], found: Iterable[Found]) -> list[Found]:
+    """Return the known partitions in whose place none was found."""
+    places = {_instance_ids(one.device) for one in found}
+    return [Found(device, None) for device in known if _instance_ids(device) not in places]
 
 
 def _instance_ids(device: Device) -> tuple[int, int]:

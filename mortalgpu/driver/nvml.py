@@ -137,8 +137,8 @@ class NvmlDriver:
             def note(uuid: str) -> None:
                 hop.uuid = uuid
 
-            found = enumerate_devices(self._settings.sysfs, skip, note)
-            return {one.device.uuid: one.handle for one in found}, tuple(one.device for one in found)
+            found = enumerate_devices(self._settings.sysfs, skip, note, self._devices)
+            return {one.device.uuid: one.handle for one in found if one.handle is not None}, tuple(one.device for one in found)
 
         handles, devices = await self._worker.run("enumerating devices", work, self._settings.enumerate_seconds)
         self._handles, self._devices = handles, devices

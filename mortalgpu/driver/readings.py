@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import pynvml
 
-from mortalgpu.driver.translate import NOT_OFFERED, NvmlError
+from mortalgpu.driver.translate import DRIVER_IS_GONE, NOT_OFFERED, NvmlError
 from mortalgpu.model.device import GpuProcess, Memory, Utilization
 
 Handle: TypeAlias = Any
@@ -22,7 +22,6 @@ SAMPLE_WINDOW_US = 2_000_000
 LISTING_TRIES = 3
 NO_SAMPLES = (pynvml.NVML_ERROR_NOT_FOUND, pynvml.NVML_SUCCESS)
 """The binding raises its error even for "success", which is how the driver may answer when nothing was busy."""
-SAMPLES_REFUSED = (pynvml.NVML_ERROR_NO_PERMISSION, pynvml.NVML_ERROR_INSUFFICIENT_SIZE)
 
 _LISTINGS = (
     ("nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetComputeRunningProcesses_v2"),
@@ -125,9 +124,9 @@ def _list_again_when_it_grew(listing: Callable[[Handle], list[Any]], handle: Han
 
 
 def _busy(handle: Handle) -> dict[int, int | None] | None:
-    """Return per cent by pid of the last seconds' samples; None where the driver keeps none (always so on MIG).
+    """Return per cent by pid of the last seconds' samples; None where the driver keeps none (always so on MIG), or does not say.
 
-    NVML samples only processes that kept the device busy: a pid that is not there was idle.
+    No limit may go unheld for want of these figures: only a driver that is gone is an error. NVML samples only processes that kept the device busy: a pid that is not there was idle.
     """
     since = time.time_ns() // 1000 - SAMPLE_WINDOW_US
     try:
@@ -135,9 +134,9 @@ def _busy(handle: Handle) -> dict[int, int | None] | None:
     except NvmlError as error:
         if error.value in NO_SAMPLES:
             return {}
-        if error.value in NOT_OFFERED or error.value in SAMPLES_REFUSED:
-            return None
-        raise
+        if error.value in DRIVER_IS_GONE:
+            raise
+        return None
     newest: dict[int, tuple[int, int | None]] = {}
     for sample in samples:
         if sample.pid not in newest or sample.timeStamp >= newest[sample.pid][0]:

@@ -1,4 +1,4 @@
-"""The driver is upgraded under a running daemon: a new library on the disk, a kernel module that refuses the old one, then peace."""
+"""The driver is upgraded under a running daemon: a new library on the disk, and a kernel module that refuses the old one."""
 
 from pathlib import Path
 

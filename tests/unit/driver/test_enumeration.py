@@ -148,3 +148,53 @@ def test_a_bus_id_is_written_as_sysfs_does(nvml: str, kernel: str) -> None:
 )
 def test_the_profile_is_what_follows_mig_in_the_name(name: str, profile: str) -> None:
     assert profile_in(name) == profile
+
+
+PARTITIONS = {device.uuid for device in worked_example() if device.mig}
+
+
+@pytest.mark.parametrize("error", [NOT_SUPPORTED, NO_PERMISSION, GPU_IS_LOST, UNKNOWN])
+@pytest.mark.parametrize(
+    "call",
+    [
+        "nvmlDeviceGetMaxMigDeviceCount",
+        "nvmlDeviceGetMigDeviceHandleByIndex",
+        "nvmlDeviceGetGpuInstanceId",
+        "nvmlDeviceGetComputeInstanceId",
+    ],
+)
+async def test_a_partition_that_was_known_is_there_until_the_driver_says_otherwise(
+    open_driver: OpenDriver, machine: StateFile, call: str, error: int
+) -> None:
+    async with open_driver() as driver:
+        before = await driver.devices()
+        machine.add_fault(call, error=error)
+        for _ in range(3):
+            assert await driver.devices() == before
+        assert set(await driver.probe(sorted(PARTITIONS))) == PARTITIONS
+        machine.clear_faults()
+        gone = min(PARTITIONS)
+        machine.remove(gone)
+        assert {device.uuid for device in before} - {device.uuid for device in await driver.devices()} == {gone}
+
+
+async def test_a_doubtful_slot_hides_no_partition_that_took_the_place_of_another(
+    open_driver: OpenDriver, machine: StateFile
+) -> None:
+    (one, *_) = sorted(PARTITIONS)
+    async with open_driver() as driver:
+        before = {device.uuid for device in await driver.devices()}
+        parts = tuple(replace(part, uuid="MIG-new") if part.uuid == one else part for part in machine.state.partitions)
+        machine.write(replace(machine.state, partitions=parts))
+        machine.add_fault("nvmlDeviceGetGpuInstanceId", sorted(PARTITIONS)[1], error=UNKNOWN)
+        assert {device.uuid for device in await driver.devices()} == before - {one} | {"MIG-new"}
+
+
+@pytest.mark.parametrize("error", [NOT_SUPPORTED, UNKNOWN])
+async def test_a_gpu_that_was_cut_is_never_offered_whole_on_a_missing_answer(
+    open_driver: OpenDriver, machine: StateFile, error: int
+) -> None:
+    async with open_driver() as driver:
+        await driver.devices()
+        machine.add_fault("nvmlDeviceGetMigMode", A100_UUID, error=error)
+        assert [device.uuid for device in await driver.devices()] == [V100_UUID]

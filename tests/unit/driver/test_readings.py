@@ -13,6 +13,7 @@ from tests.standin.nvml import Process, StateFile
 GIB = 1024**3
 V100_UUID, OTHER_UUID = v100_uuid(0), v100_uuid(1)
 NOT_SUPPORTED, NO_PERMISSION, INSUFFICIENT_SIZE, FUNCTION_NOT_FOUND, VERSION_MISMATCH = 3, 4, 7, 13, 25
+GPU_IS_LOST, UNKNOWN = 15, 999
 DRIVER_IS_GONE = (1, 9, 12, 18)
 ALL_OTHER_ERRORS = [code for code in (*range(2, 31), 999) if code not in DRIVER_IS_GONE]
 COMPUTE = "nvmlDeviceGetComputeRunningProcesses"
@@ -181,7 +182,7 @@ async def test_an_idle_process_had_no_part_of_the_device(open_driver: OpenDriver
     assert await processes_on(open_driver, V100_UUID) == (GpuProcess(8, GIB, 0),)
 
 
-@pytest.mark.parametrize("error", [NOT_SUPPORTED, FUNCTION_NOT_FOUND, NO_PERMISSION])
+@pytest.mark.parametrize("error", [NOT_SUPPORTED, FUNCTION_NOT_FOUND, NO_PERMISSION, INSUFFICIENT_SIZE, GPU_IS_LOST, UNKNOWN])
 async def test_without_samples_a_process_has_no_per_cent(open_driver: OpenDriver, machine: StateFile, error: int) -> None:
     machine.set_processes(V100_UUID, Process(V100_UUID, 8, GIB, util=42))
     machine.add_fault("nvmlDeviceGetProcessUtilization", error=error)
