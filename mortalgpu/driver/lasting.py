@@ -6,12 +6,13 @@ Rules:
 3. Knows the port only: which driver it is, the caller decides by what it passes to open.
 4. An adapter has deadlines of its own. Should one fail to keep them, nobody waits for ever: a verb ends as a DriverTimeout
    after `answer_seconds`, but for the one that waits for events.
-5. A list of devices that contradicts itself is no answer but a DriverError: shares of what cannot be are never given out.
+5. A list of devices that contradicts itself, or the quick look, is no answer but a DriverError: what a share is worth, and
+   who is above a limit, follows from the sizes in it.
 """
 
 import logging
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
@@ -63,7 +64,7 @@ async def keep_open(
 
 async def _consistent_devices(driver: GpuDriver) -> tuple[Device, ...]:
     devices = await driver.devices()
-    problem = contradiction(devices)
+    problem = contradiction(devices) or disagreement(devices, await driver.memory([device.uuid for device in devices]))
     if problem:
         raise DriverError(f"the driver's list of devices cannot be true: {problem}")
     return devices
@@ -81,6 +82,15 @@ def contradiction(devices: Sequence[Device]) -> str:
         if device.memory_bytes < 0:
             return f"{device.uuid} has {device.memory_bytes} bytes of memory"
         seen |= {device.uuid, place}
+    return ""
+
+
+def disagreement(devices: Iterable[Device], look: Mapping[str, Memory | Fault]) -> str:
+    """Return which device has one size in the list and another in the quick look; empty when none has."""
+    for device in devices:
+        seen = look.get(device.uuid)
+        if isinstance(seen, Memory) and seen.total_bytes != device.memory_bytes:
+            return f"{device.uuid} has {device.memory_bytes} bytes of memory in it, and {seen.total_bytes} a moment later"
     return ""
 
 

@@ -155,6 +155,18 @@ def _faults(truth: Any, _older: Any) -> Any:
     return {key: Fault("made up", lost=True) for key in truth}
 
 
+def _smaller(truth: Any, _older: Any) -> Any:
+    """Devices have a tenth of their memory; nothing else is wrong."""
+    if isinstance(truth, Mapping):
+        return {key: _smaller(inside, None) for key, inside in truth.items()}
+    if isinstance(truth, tuple):
+        return tuple(_smaller(inside, None) for inside in truth)
+    if not _is_record(truth):
+        return truth
+    sizes = {name: inside // 10 for name, inside in _fields(truth) if name in ("memory_bytes", "total_bytes")}
+    return dataclasses.replace(truth, **sizes)
+
+
 def _moved(truth: Any, _older: Any) -> Any:
     """Processes are in another container."""
     if isinstance(truth, Mapping):
@@ -185,6 +197,7 @@ LIES = (
     Lie("no word", _silent),
     Lie("every device at fault", _faults),
     Lie("another container", _moved),
+    Lie("smaller devices", _smaller),
     Lie("the first answer again", lambda _truth, older: older),
 )
 
