@@ -124,9 +124,10 @@ def _list_again_when_it_grew(listing: Callable[[Handle], list[Any]], handle: Han
 
 
 def _busy(handle: Handle) -> dict[int, int | None] | None:
-    """Return per cent by pid of the last seconds' samples; None where the driver keeps none (always so on MIG), or does not say.
+    """Return per cent by pid of the last seconds' samples; None where the driver keeps none (always on MIG), or does not say.
 
-    No limit may go unheld for want of these figures: only a driver that is gone is an error. NVML samples only processes that kept the device busy: a pid that is not there was idle.
+    No limit may go unheld for want of these figures: only a driver that is gone is an error. NVML samples only processes that
+    kept the device busy: a pid that is not there was idle.
     """
     since = time.time_ns() // 1000 - SAMPLE_WINDOW_US
     try:
