@@ -143,21 +143,12 @@ class WallClock(Protocol):
 class ServiceManager(Protocol):
     """Whoever started us and wants to know how we are. No verb raises, or blocks for more than a second."""
 
-    @property
-    def watchdog_seconds(self) -> float | None:
-        """How long silence may last before we are restarted; None: nobody watches. Call `alive` twice as often."""
-        ...
-
     async def ready(self, status: str) -> None:
         """Say that the start is complete, with one line of status text."""
         ...
 
-    async def status(self, text: str) -> None:
-        """Say in one line how we are."""
-        ...
-
     async def alive(self) -> None:
-        """Feed the watchdog."""
+        """Give a sign of life, for a watchdog if there is one."""
         ...
 
     async def stopping(self, reason: str) -> None:

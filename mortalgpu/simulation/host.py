@@ -265,22 +265,12 @@ class SimulatedClock:
 class RecordingServiceManager:
     """A `ServiceManager` that remembers what it was told, in order."""
 
-    def __init__(self, watchdog_seconds: float | None = None) -> None:
+    def __init__(self) -> None:
         self.told: list[tuple[str, str]] = []
-        self._watchdog_seconds = watchdog_seconds
-
-    @property
-    def watchdog_seconds(self) -> float | None:
-        """What the test said."""
-        return self._watchdog_seconds
 
     async def ready(self, status: str) -> None:
         """Remember it."""
         await self._note("ready", status)
-
-    async def status(self, text: str) -> None:
-        """Remember it."""
-        await self._note("status", text)
 
     async def alive(self) -> None:
         """Remember it."""

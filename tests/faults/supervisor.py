@@ -35,6 +35,7 @@ RESTART_SECONDS = 2.0
 NEVER_AGAIN = (78, 2)
 """Exit codes after which nobody starts it again."""
 STOP_SECONDS = 15.0
+WATCHDOG_SECONDS = 30.0
 
 
 class _NoCollector:
@@ -116,10 +117,10 @@ class Supervisor:
 
     async def _watch(self) -> None:
         """End a daemon that was ready and has fallen silent."""
-        told, period = self.world.manager.told, self.world.manager.watchdog_seconds or 30.0
+        told = self.world.manager.told
         while True:
             seen = len(told)
-            await trio.sleep(period)
+            await trio.sleep(WATCHDOG_SECONDS)
             if self.is_ready and len(told) == seen:
                 self.scope.cancel()
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from tests.campaign import Tally
-from tests.faults.faulty import AnswersLate, Hangs, Kind, Lies, Plan, failures, lies, waits
+from tests.faults.faulty import UNDECLARED, AnswersLate, Hangs, Kind, Lies, Plan, Raises, failures, lies, waits
 from tests.faults.play import play
 from tests.faults.ports import Point, points
 from tests.faults.rehearsal import rehearsed
@@ -13,17 +13,16 @@ from tests.faults.story import CONVERGE_SECONDS, WATCHDOG_SECONDS
 
 pytestmark = pytest.mark.faults
 
-NOBODY_ASKS = {"ServiceManager.status", "ServiceManager.watchdog_seconds"}
-"""Methods of ports that no service uses."""
+WITNESSES = {"GpuDriver.processes", "GpuDriver.memory", "ProcessTable.inspect"}
+"""Who is asked before somebody is stopped."""
+LASTING_SECONDS = (5.0, 20.0)
 
-every_point = pytest.mark.parametrize(
-    "point", [each for each in points() if each.name not in NOBODY_ASKS], ids=lambda point: point.name
-)
+every_point = pytest.mark.parametrize("point", points(), ids=lambda point: point.name)
 
 
 def test_the_story_calls_every_method_of_every_port() -> None:
     calls = rehearsed().calls
-    assert {point.name for point in points()} - set(calls) == NOBODY_ASKS
+    assert {point.name for point in points()} - set(calls) == set()
 
 
 @pytest.mark.timeout(7200)
@@ -50,12 +49,41 @@ def test_a_port_that_lies_leaves_the_node_right(
     strike(point, lies(point, rehearsed().samples.get(point.name, [])), monkeypatch, tally, long_form)
 
 
-def strike(point: Point, kinds: Sequence[Kind], monkeypatch: pytest.MonkeyPatch, tally: Tally, long_form: bool) -> None:
+@pytest.mark.timeout(7200)
+@every_point
+def test_a_port_that_fails_for_a_while_leaves_the_node_right(
+    point: Point, monkeypatch: pytest.MonkeyPatch, tally: Tally, long_form: bool
+) -> None:
+    kinds: list[Kind] = [Raises((*point.declared, *UNDECLARED)[0]), *waits(point)[:1]]
+    for seconds in LASTING_SECONDS if long_form else LASTING_SECONDS[:1]:
+        strike(point, kinds, monkeypatch, tally, long_form=False, lasting_seconds=seconds)
+
+
+@pytest.mark.timeout(7200)
+@every_point
+def test_a_port_that_keeps_lying_for_a_while_does_what_its_lie_must_and_no_more(
+    point: Point, monkeypatch: pytest.MonkeyPatch, tally: Tally, long_form: bool
+) -> None:
+    if not long_form and point.name not in WITNESSES:
+        pytest.skip("in the short form only those who can convict lie for a while")
+    strike(
+        point, lies(point, rehearsed().samples.get(point.name, [])), monkeypatch, tally, long_form=False, lasting_seconds=2.0
+    )
+
+
+def strike(
+    point: Point,
+    kinds: Sequence[Kind],
+    monkeypatch: pytest.MonkeyPatch,
+    tally: Tally,
+    long_form: bool,
+    lasting_seconds: float = 0.0,
+) -> None:
     """Play the story with each fault; fails with all that went wrong."""
     found = []
     for kind in kinds:
         for numbers in _moments(point, long_form):
-            plan = Plan({(point.name, number): kind for number in numbers})
+            plan = Plan({(point.name, number): kind for number in numbers}, lasting_seconds)
             patience = WATCHDOG_SECONDS if isinstance(kind, Hangs | AnswersLate) else 0.0
             try:
                 run = play(plan, monkeypatch, converge_seconds=CONVERGE_SECONDS + patience)

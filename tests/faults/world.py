@@ -89,7 +89,7 @@ class World:
         self.clock = SimulatedClock()
         self.cluster = SimulatedCluster(self.clock.now)
         self.kubelet = TwinKubelet(self.root)
-        self.manager = RecordingServiceManager(30.0)
+        self.manager = RecordingServiceManager()
 
     def configuration(self) -> dict[str, Any]:
         """The operator's file, as the node wants it now."""

@@ -26,17 +26,16 @@ async def test_each_verb_arrives_as_the_protocol_says(manager: tuple[socket.sock
     listener, address = manager
     told = service_manager({"NOTIFY_SOCKET": address})
     await told.ready("4 GPUs")
-    await told.status("watching")
     await told.alive()
     await told.stopping("asked to")
-    messages = [listener.recv(1000).decode() for _ in range(4)]
-    assert messages == ["READY=1\nSTATUS=4 GPUs", "STATUS=watching", "WATCHDOG=1", "STOPPING=1\nSTATUS=asked to"]
+    messages = [listener.recv(1000).decode() for _ in range(3)]
+    assert messages == ["READY=1\nSTATUS=4 GPUs", "WATCHDOG=1", "STOPPING=1\nSTATUS=asked to"]
 
 
 async def test_a_text_cannot_smuggle_in_a_field(manager: tuple[socket.socket, str]) -> None:
     listener, address = manager
-    await service_manager({"NOTIFY_SOCKET": address}).status("fine\nMAINPID=1\r\nFDSTORE=1")
-    assert listener.recv(1000) == b"STATUS=fine MAINPID=1 FDSTORE=1"
+    await service_manager({"NOTIFY_SOCKET": address}).ready("fine\nMAINPID=1\r\nFDSTORE=1")
+    assert listener.recv(1000) == b"READY=1\nSTATUS=fine MAINPID=1 FDSTORE=1"
 
 
 async def test_a_manager_that_is_gone_is_warned_of_once_and_found_again(
@@ -56,41 +55,18 @@ async def test_a_manager_that_is_gone_is_warned_of_once_and_found_again(
 async def test_a_manager_that_does_not_read_holds_nobody_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as deaf:
         deaf.bind(str(tmp_path / "notify"))
-        told = Systemd(os.fsencode(tmp_path / "notify"), None, patience_seconds=0.05)
+        told = Systemd(os.fsencode(tmp_path / "notify"), patience_seconds=0.05)
         with trio.fail_after(30):
             while not caplog.records:
                 await told.alive()
     assert getattr(caplog.records[0], "cause", None) == "its queue is full"
 
 
-@pytest.mark.parametrize(
-    ("environment", "expected"),
-    [
-        ({"WATCHDOG_USEC": "3000000"}, 3.0),
-        ({"WATCHDOG_USEC": "1500000", "WATCHDOG_PID": "41"}, 1.5),
-        ({"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "7"}, None),
-        ({"WATCHDOG_USEC": "0"}, None),
-        ({"WATCHDOG_USEC": "soon"}, None),
-        ({"WATCHDOG_USEC": "-5"}, None),
-        ({}, None),
-    ],
-)
-def test_the_watchdog_is_ours_only_when_it_says_so(environment: dict[str, str], expected: float | None) -> None:
-    told = service_manager({"NOTIFY_SOCKET": "/run/notify", **environment}, pids=(40, 41))
-    assert told.watchdog_seconds == expected
-
-
-def test_the_watchdog_of_the_frozen_binarys_loader_is_ours() -> None:
-    environment = {"NOTIFY_SOCKET": "/run/notify", "WATCHDOG_USEC": "1000000", "WATCHDOG_PID": str(os.getppid())}
-    assert service_manager(environment).watchdog_seconds == 1.0
-
-
 async def test_without_a_manager_the_log_is_told(caplog: pytest.LogCaptureFixture) -> None:
     told = service_manager({"WATCHDOG_USEC": "1000000"})
     assert isinstance(told, Unwatched)
-    assert told.watchdog_seconds is None
     with caplog.at_level(logging.INFO, logger="mortalgpu.host.systemd"):
-        for verb in (told.ready("4 GPUs"), told.status("fine"), told.alive(), told.stopping("asked to")):
+        for verb in (told.ready("4 GPUs"), told.alive(), told.stopping("asked to")):
             with trio.testing.assert_checkpoints():
                 await verb
     assert [record.message for record in caplog.records] == ["ready", "stopping"]
