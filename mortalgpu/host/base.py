@@ -38,8 +38,6 @@ class ProcessDetails:
     """Command line joined by spaces; `[name]` when it has none (a zombie, a kernel thread)."""
     pid_inside: int
     """Its pid as the container sees it; the same as outside when it has no pid namespace of its own."""
-    started_at: float
-    """Seconds since the epoch, to one clock tick; wrong by as much as the wall clock was when the machine booted."""
 
 
 class KillOutcome(Enum):

@@ -6,7 +6,6 @@ hung on is then shown by its short name. Nothing here identifies: a process that
 asked about is left out.
 """
 
-import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -15,14 +14,13 @@ import trio
 
 from mortalgpu.errors import HostError
 from mortalgpu.host.base import HostProcess, ProcessDetails
-from mortalgpu.host.procfs import read_boot_time, read_command, read_stat, read_status, read_users
+from mortalgpu.host.procfs import read_command, read_stat, read_status, read_users
 
 _REMEMBERED_SECONDS = 45.0
 _SPREAD_SECONDS = 15
 """Entries expire up to this much later, by pid, so that a full node is not read again in one burst."""
 _READERS = 4
 """So many hung threads are put up with; after that, everybody is shown by its short name until one comes back."""
-_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(slots=True)
@@ -78,8 +76,7 @@ class Describer:
 
     def _read_plain(self, processes: tuple[HostProcess, ...]) -> dict[HostProcess, ProcessDetails]:
         users = next(filter(None, map(read_users, self._passwd)), {})
-        booted_at = read_boot_time(self._root)
-        return {process: details for process in processes if (details := self._plain(process, users, booted_at))}
+        return {process: details for process in processes if (details := self._plain(process, users))}
 
     def _run(self, errand: _Errand) -> None:
         for process in tuple(errand.done):
@@ -90,13 +87,13 @@ class Describer:
             if command:
                 errand.done[process] = replace(errand.done[process], command=command)
 
-    def _plain(self, process: HostProcess, users: dict[int, str], booted_at: float) -> ProcessDetails | None:
+    def _plain(self, process: HostProcess, users: dict[int, str]) -> ProcessDetails | None:
         """Everything that can be read without the process's help."""
         status, stat = read_status(self._root, process.pid), read_stat(self._root, process.pid)
         if status is None or stat is None or stat.start_ticks != process.start_ticks:
             return None
         user = users.get(status.user_id, str(status.user_id))
-        return ProcessDetails(user, f"[{stat.name}]", status.pid_inside, booted_at + stat.start_ticks / _TICKS_PER_SECOND)
+        return ProcessDetails(user, f"[{stat.name}]", status.pid_inside)
 
     def _command(self, process: HostProcess) -> str:
         """The command line; empty when there is none, when it may not be read, or when it is another process's."""

@@ -23,7 +23,6 @@ TEXT_LIMIT = 256
 
 _FIRST_READ_BYTES = 8 * 1024
 _CGROUP_BYTES = 256 * 1024
-_STAT_BYTES = 4 * 1024 * 1024
 _COMMAND_BYTES = 4 * (TEXT_LIMIT + 1)
 _PASSWD_BYTES = 16 * 1024 * 1024
 _LONGEST_NUMBER = 20
@@ -100,14 +99,6 @@ def read_command(root: str, pid: int) -> str | None:
     """Read /proc/<pid>/cmdline; empty when it has none. The process itself can make this take arbitrarily long."""
     text = _read(f"{root}/{pid}/cmdline", _COMMAND_BYTES)
     return None if text is None else parse_command(text)
-
-
-def read_boot_time(root: str) -> float:
-    """Read when the machine booted, in seconds since the epoch; 0.0 when /proc/stat does not say."""
-    for line in (_read(f"{root}/stat", _STAT_BYTES) or b"").splitlines():
-        if line.startswith(b"btime ") and (seconds := _numbers(line[6:])):
-            return float(seconds[0])
-    return 0.0
 
 
 def read_users(path: str) -> dict[int, str]:

@@ -54,11 +54,10 @@ class _Life:
 class SimulatedHost:
     """A `ProcessTable` whose processes are made here. Call it inside of a trio run."""
 
-    def __init__(self, first_pid: int = 1000, boot_time: float = 1_700_000_000.0) -> None:
+    def __init__(self, first_pid: int = 1000) -> None:
         self.signals: list[SentSignal] = []
         self.on_exit: list[Callable[[HostProcess], None]] = []
         """Called with each process that ends: the simulated driver frees its memory there."""
-        self._boot_time = boot_time
         self._next_pid = first_pid
         self._births = 0
         self._births_inside: Counter[ContainerRef] = Counter()
@@ -83,7 +82,7 @@ class SimulatedHost:
         start_ticks = int(trio.current_time() * TICKS_PER_SECOND) + self._births
         process = HostProcess(number, start_ticks, container)
         inside = number if container is None else self._number_inside(container)
-        details = ProcessDetails(user, command, inside, self._boot_time + start_ticks / TICKS_PER_SECOND)
+        details = ProcessDetails(user, command, inside)
         self._lives[number] = _Life(process, details, temper or Temper())
         return process
 

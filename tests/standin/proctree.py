@@ -13,7 +13,6 @@ import msgspec
 from mortalgpu.model.pod import ContainerRef
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "proc"
-BOOT_TIME = 1_700_000_000
 PASSWD = """\
 root:x:0:0:root:/root:/bin/bash
 +::::::
@@ -63,8 +62,7 @@ def read_machine(path: Path) -> tuple[Recorded, ...]:
 
 
 def write_machine(root: Path, processes: tuple[Recorded, ...]) -> None:
-    """Write a machine's processes, its boot time and its passwd file under `root`."""
-    (root / "stat").write_text(f"cpu  1132 34 1441 11311718\nintr 114930548 3 0 5\nctxt 1990473\nbtime {BOOT_TIME}\n")
+    """Write a machine's processes and its passwd file under `root`."""
     (root / "passwd").write_text(PASSWD)
     for process in processes:
         write_process(root, process)
