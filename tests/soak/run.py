@@ -8,6 +8,8 @@ from functools import partial
 import trio
 
 from mortalgpu import __version__
+from mortalgpu.simulation.driver import v100_uuid
+from mortalgpu.units import MIB
 from tests.e2e.daemon import program
 from tests.soak.clients import Clients, fetch
 from tests.soak.ledger import Ledger
@@ -19,6 +21,8 @@ from tests.soak.troubles import Troubles
 SAMPLE_SECONDS = 10.0
 SETTLE_SECONDS = 13.0
 """Longer than idle threads of Trio's cache live."""
+STIRS, STIR_SECONDS = 11, 0.5
+"""Changes of a device's memory at the beginning of a rest: each is a reason to scan, and scans let go of who has gone."""
 REST_SAMPLES = 5
 
 
@@ -67,6 +71,9 @@ async def _rest(node: Node, tenants: Tenants, clients: Clients, troubles: Troubl
     await tenants.clear()
     await clients.rest()
     await check_rest(node)
+    for number in range(STIRS):
+        node.driver.set_used(v100_uuid(0), number % 2 * MIB)
+        await trio.sleep(STIR_SECONDS)
     await trio.sleep(SETTLE_SECONDS)
     for _ in range(REST_SAMPLES):
         await _sample(node, quiet=True)

@@ -101,6 +101,13 @@ def test_a_single_thing_that_is_kept_at_rest_fails(what: str, hours: float) -> N
     assert troubles(run(keep, hours=hours)) == {f"{what} at rest"}
 
 
+def test_what_lingers_in_some_rests_is_no_leak() -> None:
+    def linger(sample: dict[str, Any], hours: float) -> None:
+        sample["fds"] += 20 if int(hours * 3600 / TURN_SECONDS) % 3 else 0
+
+    assert troubles(run(linger)) == set()
+
+
 def test_what_is_open_while_somebody_is_there_is_no_leak() -> None:
     def busier(sample: dict[str, Any], hours: float) -> None:
         sample["fds"] += 0 if sample["quiet"] else int(20 * hours)
