@@ -3,7 +3,6 @@
 Reads with a service account that may get, list and watch pods and create events, and nothing else.
 """
 
-import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,15 +13,13 @@ import trio
 
 from mortalgpu.cluster.access import ApiAccess
 from mortalgpu.cluster.backoff import Backoff
-from mortalgpu.cluster.base import NO_PODS, SOURCE_KUBERNETES, ClusterCounts, PodsView
+from mortalgpu.cluster.base import SOURCE_KUBERNETES, ClusterCounts, PodsView
 from mortalgpu.cluster.events import Postbox
+from mortalgpu.cluster.lastview import LastView
 from mortalgpu.cluster.session import ApiPace, ApiRefusal, ApiSession, open_session
 from mortalgpu.cluster.watch import PodWatch
 from mortalgpu.errors import ClusterError
-from mortalgpu.latest import Latest
 from mortalgpu.model.pod import Pod, PodNote
-
-log = logging.getLogger(__name__)
 
 
 class ApiCluster:
@@ -39,23 +36,20 @@ class ApiCluster:
     ) -> None:
         self._access = access
         self._pace = pace or ApiPace()
-        self._now = now
         self._backoff = Backoff(random, self._pace.first_retry_seconds, self._pace.last_retry_seconds)
         self._watch = PodWatch(node, self._pace, random)
-        self._view = Latest(NO_PODS)
+        self._view = LastView(SOURCE_KUBERNETES, now)
         self._postbox = Postbox(access, node, self._pace, now=now, random=random)
-        self._true_at = 0.0
         self._lists = 0
-        self._failures = 0
 
     @asynccontextmanager
     async def pods(self) -> AsyncIterator[AsyncIterator[PodsView]]:
         """Watch; see the port. Every wait of the watch has a deadline of its own."""
-        self._view.publish(replace(self._view.value, synced=False))
+        views = self._view.opened()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._follow)
             nursery.start_soon(self._postbox.deliver)
-            yield self._view.changes()
+            yield views
             nursery.cancel_scope.cancel()
 
     def refresh(self) -> None:
@@ -71,7 +65,7 @@ class ApiCluster:
 
     def counts(self) -> ClusterCounts:
         """Return the figures so far."""
-        return replace(self._postbox.counts, lists=self._lists, failures=self._failures)
+        return replace(self._postbox.counts, lists=self._lists, failures=self._view.failures)
 
     async def _follow(self) -> None:
         """Session after session: a new one after every failure, so that a new CA, address or token is picked up."""
@@ -80,7 +74,7 @@ class ApiCluster:
                 async with open_session(self._access, self._pace) as session:
                     await self._turns(session)
             except ClusterError as trouble:
-                self._lost(trouble)
+                self._view.lost(trouble)
                 if self._watch.stood:
                     self._backoff.succeeded()
                 asked = trouble.retry_after_seconds if isinstance(trouble, ApiRefusal) else 0.0
@@ -95,17 +89,4 @@ class ApiCluster:
         self._lists += 1
 
     def _changed(self) -> None:
-        pods, seen = self._watch.table.pods(), self._view.value
-        self._true_at = self._now()
-        if not seen.synced:
-            log.info("pods known from the Kubernetes API")
-        if not seen.synced or seen.pods != pods:
-            self._view.publish(PodsView(pods, True, self._true_at, SOURCE_KUBERNETES))
-
-    def _lost(self, trouble: ClusterError) -> None:
-        self._failures += 1
-        seen = self._view.value
-        if seen.synced or str(trouble) != seen.trouble:
-            log.warning("pods not known from the Kubernetes API", extra={"error": str(trouble)})
-            stale = replace(seen, synced=False, as_of=self._true_at, source=SOURCE_KUBERNETES, trouble=str(trouble))
-            self._view.publish(stale)
+        self._view.known(self._watch.table.pods())

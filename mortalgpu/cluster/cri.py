@@ -9,15 +9,14 @@ import stat
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import trio
 
-from mortalgpu.cluster.base import NO_PODS, SOURCE_CRI, ClusterCounts, PodsView
+from mortalgpu.cluster.base import SOURCE_CRI, ClusterCounts, PodsView
+from mortalgpu.cluster.lastview import LastView
 from mortalgpu.cluster.podwire import limit_annotations
 from mortalgpu.errors import ClusterError
-from mortalgpu.latest import Latest
 from mortalgpu.model.pod import Container, Pod, PodNote
 from mortalgpu.rpc.channel import open_channel
 from mortalgpu.rpc.pb.cri.v1 import runtime_pb2 as cri
@@ -59,20 +58,17 @@ class CriCluster:
         self._sockets = sockets
         self._poll_seconds = poll_seconds
         self._gap_seconds = gap_seconds
-        self._now = now
-        self._view = Latest(NO_PODS)
-        self._true_at = 0.0
+        self._view = LastView(SOURCE_CRI, now)
         self._asked = trio.Event()
         self._lists = 0
-        self._failures = 0
 
     @asynccontextmanager
     async def pods(self) -> AsyncIterator[AsyncIterator[PodsView]]:
         """Poll; see the port."""
-        self._view.publish(replace(self._view.value, synced=False))
+        views = self._view.opened()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._poll)
-            yield self._view.changes()
+            yield views
             nursery.cancel_scope.cancel()
 
     def refresh(self) -> None:
@@ -90,35 +86,19 @@ class CriCluster:
 
     def counts(self) -> ClusterCounts:
         """Return the figures so far."""
-        return ClusterCounts(lists=self._lists, failures=self._failures)
+        return ClusterCounts(lists=self._lists, failures=self._view.failures)
 
     async def _poll(self) -> None:
         while True:
             self._asked = trio.Event()
             try:
-                self._found(await read_pods(find_socket(self._sockets)))
+                self._view.known(await read_pods(find_socket(self._sockets)))
+                self._lists += 1
             except ClusterError as trouble:
-                self._lost(trouble)
+                self._view.lost(trouble)
             await trio.sleep(self._gap_seconds)
             with trio.move_on_after(self._poll_seconds - self._gap_seconds):
                 await self._asked.wait()
-
-    def _found(self, pods: dict[str, Pod]) -> None:
-        self._lists += 1
-        self._true_at = self._now()
-        seen = self._view.value
-        if not seen.synced:
-            log.info("pods known from the container runtime")
-        if not seen.synced or seen.pods != pods:
-            self._view.publish(PodsView(pods, True, self._true_at, SOURCE_CRI))
-
-    def _lost(self, trouble: ClusterError) -> None:
-        self._failures += 1
-        seen = self._view.value
-        if seen.synced or seen.trouble != str(trouble):
-            log.warning("pods not known from the container runtime", extra={"error": str(trouble)})
-            stale = replace(seen, synced=False, as_of=self._true_at, source=SOURCE_CRI, trouble=str(trouble))
-            self._view.publish(stale)
 
 
 def find_socket(sockets: Sequence[Path]) -> Path:
