@@ -5,7 +5,6 @@ told the shorter of both.
 """
 
 import math
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TypeVar
@@ -16,6 +15,7 @@ from h2.errors import ErrorCodes
 from h2.exceptions import ProtocolError
 
 from mortalgpu.rpc.connection import Connection, ConnectionLost, GrpcStream, StreamGone
+from mortalgpu.rpc.dial import connect, socket_path
 from mortalgpu.rpc.status import Code, Refusal, RpcError, Unavailable
 from mortalgpu.rpc.wire import (
     Event,
@@ -34,9 +34,6 @@ from mortalgpu.rpc.wire import WireError as _WireError
 
 Response = TypeVar("Response", bound=Message)
 
-CONNECT_SECONDS = 10.0
-QUEUE_FULL_SECONDS = 0.005
-"""How soon to knock again where a Unix socket's queue is full."""
 MAX_MESSAGE_BYTES = 2**24
 """Of an answer: what upstream's clients grant kubelet's pod-resources."""
 
@@ -291,65 +288,11 @@ class _TimeLimit:
         return bool(caught)
 
 
-async def connect(address: str) -> trio.abc.Stream:
-    """Connect to `unix:///path`, `unix:/path`, `/path` or `host:port`. Raises `Unavailable`, also after CONNECT_SECONDS."""
-    try:
-        with trio.fail_after(CONNECT_SECONDS):
-            if path := _socket_path(address):
-                return await _open_socket(path)
-            host, port = _host_and_port(address)
-            return await trio.open_tcp_stream(host, port)
-    except trio.TooSlowError:
-        raise Unavailable(address, f"no connection within {CONNECT_SECONDS:g} s") from None
-    except (OSError, ValueError) as error:
-        # A ValueError tells of a name that cannot be one (a host beyond IDNA, a path with a zero byte).
-        raise Unavailable(address, f"cannot connect: {_reason(error)}") from error
-
-
-async def _open_socket(path: str) -> trio.SocketStream:
-    """Connect to a Unix socket, and wait while its server's queue is full: somebody may be filling it without end.
-
-    The kernel says so at once (EAGAIN of connect(2)), and Trio would take that for a connection under way.
-    """
-    await trio.lowlevel.checkpoint()
-    while True:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            sock.setblocking(False)
-            sock.connect(path)
-            return trio.SocketStream(trio.socket.from_stdlib_socket(sock))
-        except BlockingIOError:
-            sock.close()
-        except BaseException:
-            sock.close()
-            raise
-        await trio.sleep(QUEUE_FULL_SECONDS)
-
-
-def _reason(error: Exception) -> str:
-    """The system's words; Trio hides them in a group with one error for each address it tried."""
-    tried = error.__cause__.exceptions if isinstance(error.__cause__, ExceptionGroup) else [error]
-    return ", ".join(sorted({getattr(one, "strerror", None) or str(one) for one in tried}))
-
-
-def _socket_path(address: str) -> str | None:
-    if address.startswith("/"):
-        return address
-    return "/" + address.removeprefix("unix:").lstrip("/") if address.startswith("unix:") else None
-
-
-def _host_and_port(address: str) -> tuple[str, int]:
-    host, colon, port = address.rpartition(":")
-    if not colon or not host or not (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65536):
-        raise Unavailable(address, "the address must be unix:///path, /path or host:port")
-    return host.removeprefix("[").removesuffix("]"), int(port)
-
-
 @asynccontextmanager
 async def open_channel(address: str, *, max_message_bytes: int = MAX_MESSAGE_BYTES) -> AsyncIterator[Channel]:
     """Connect and give a channel; leaving the block closes it. Raises `Unavailable` (see `connect`)."""
     transport = await connect(address)
-    authority = "localhost" if _socket_path(address) else address
+    authority = "localhost" if socket_path(address) else address
     async with channel_over(transport, address, authority=authority, max_message_bytes=max_message_bytes) as channel:
         yield channel
 

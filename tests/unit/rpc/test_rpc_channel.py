@@ -11,7 +11,8 @@ from hpack.hpack import Decoder, Encoder
 from hyperframe.frame import GoAwayFrame, HeadersFrame, SettingsFrame
 from trio.testing import MockClock, memory_stream_pair
 
-from mortalgpu.rpc.channel import CONNECT_SECONDS, Channel, channel_over, open_channel
+from mortalgpu.rpc.channel import Channel, channel_over, open_channel
+from mortalgpu.rpc.dial import CONNECT_SECONDS
 from mortalgpu.rpc.framing import frame
 from mortalgpu.rpc.limits import KUBELET_LIMITS, Limits
 from mortalgpu.rpc.server import Server
