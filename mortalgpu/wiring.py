@@ -148,7 +148,17 @@ def mgctl_address(config: Config) -> str:
         return config.device_api.advertise
     if _has_socket_mount(config):
         return f"unix://{mgctl_mount.SOCKET_DIRECTORY}/{SOCKET_NAME}"
-    return f"{os.environ.get('NODE_IP') or node_name(config)}:{config.device_api.address.rpartition(':')[2]}"
+    return f"{_node_host(config)}:{config.device_api.address.rpartition(':')[2]}"
+
+
+def _node_host(config: Config) -> str:
+    """Return where this node is reached: the variable NODE_IP (an IPv6 address in brackets), else its name."""
+    address = os.environ.get("NODE_IP", "")
+    if not address:
+        return node_name(config)
+    if not _NODE_NAME.fullmatch(address):
+        raise ConfigError("NODE_IP", f"{address[:80]!a} is no address; give the node's own, or leave the variable out")
+    return f"[{address}]" if ":" in address and not address.startswith("[") else address
 
 
 async def container_mounts(config: Config) -> tuple[Mount, ...]:

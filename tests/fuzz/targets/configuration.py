@@ -1,12 +1,13 @@
 """Targets: the configuration file, its overrides by environment and flags, and who the node's environment says we are."""
 
 import math
+import os
 from typing import Any
 
 import msgspec
 
 from mortalgpu import configfile, wiring
-from mortalgpu.config import Config
+from mortalgpu.config import Config, DeviceApi
 from mortalgpu.errors import ConfigError
 from tests.fuzz.target import Target, only, scratch
 
@@ -70,6 +71,24 @@ def check_node(data: bytes) -> None:
         assert 0 < len(name) <= 253
 
 
+def check_node_address(data: bytes) -> None:
+    """The node's address from the environment: host:port as every client reads it, or one ConfigError."""
+    settings = Config(device_api=DeviceApi(socket_mount=False), node_name="node-1")
+    before = os.environ.pop("NODE_IP", None)
+    try:
+        os.environ["NODE_IP"] = data.decode("utf-8", "surrogateescape").replace("\0", "")
+        with only(ConfigError):
+            host, _, port = wiring.mgctl_address(settings).rpartition(":")
+            assert port == "50052"
+            assert host.isascii()
+            assert host.isprintable()
+            assert ":" not in host or host.startswith("[")
+    finally:
+        os.environ.pop("NODE_IP")
+        if before is not None:
+            os.environ["NODE_IP"] = before
+
+
 def _usable(config: Config) -> None:
     """What a start derives from the configuration, and that it is what was written."""
     plain = msgspec.to_builtins(config)
@@ -105,6 +124,9 @@ TARGETS = (
         ),
         (*_WORDS, b"MORTALGPU_", b"deviceSharing[0].", b"deviceSharing[0", b"[...]", b"\0", b"grpcSecurity=", b"=1\0"),
         inputs=800,
+    ),
+    Target(
+        "node-address", check_node_address, (b"10.0.0.7", b"fd00::7", b"[fd00::7]", b""), (b"\xff", b"\n", b"::"), inputs=500
     ),
     Target("node-name", check_node, (b"node-1", b"gpu.example.com"), (b",metadata.name=x", b"\xff", b"\n", b"%00"), inputs=500),
 )
