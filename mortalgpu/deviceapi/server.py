@@ -28,7 +28,7 @@ from mortalgpu.model.share import Inventory
 from mortalgpu.model.usage import Usage
 from mortalgpu.rpc.health import Health
 from mortalgpu.rpc.limits import Observer
-from mortalgpu.rpc.listener import UnixListener, listen_tcp
+from mortalgpu.rpc.listener import UnixListener, address_of, listen_tcp
 from mortalgpu.rpc.reflection import reflection_services
 from mortalgpu.rpc.server import Limits, Server
 
@@ -145,7 +145,7 @@ class DeviceApi:
             return
         certificate = Certificate(settings.cert_file, settings.key_file) if settings.cert_file else None
         listeners = await listen_tcp(settings.host, settings.port)
-        self.addresses += [_address(listener) for listener in listeners]
+        self.addresses += [address_of(listener) for listener in listeners]
         if certificate is None:
             await nursery.start(self.server(Door.NETWORK).serve, listeners)
             return
@@ -172,8 +172,3 @@ async def _watch_file(listener: UnixListener) -> None:
         await trio.sleep(IN_PLACE_SECONDS)
         if not listener.is_in_place():
             raise HostError(f"{listener.path}: the socket's file was taken away")
-
-
-def _address(listener: trio.SocketListener) -> str:
-    host, port = listener.socket.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

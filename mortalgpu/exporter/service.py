@@ -35,7 +35,7 @@ from mortalgpu.model.counts import CallCounts, DriverCounts, EventCounts, Plugin
 from mortalgpu.model.kill import Enforcement
 from mortalgpu.model.share import Inventory
 from mortalgpu.model.usage import Usage
-from mortalgpu.rpc.listener import listen_tcp
+from mortalgpu.rpc.listener import address_of, listen_tcp
 
 log = logging.getLogger(__name__)
 
@@ -83,8 +83,7 @@ async def serve(
     Port 0 lets the system choose. Raises HostError when the address cannot be had.
     """
     listeners = await listen_tcp(host, port)
-    address, bound, *_ = listeners[0].socket.getsockname()
-    where = f"[{address}]:{bound}" if ":" in address else f"{address}:{bound}"
+    where = address_of(listeners[0])
     log.info("serving metrics", extra={"address": where})
     on_listening(where)
     await HttpServer(routes).serve(listeners, task_status=task_status)

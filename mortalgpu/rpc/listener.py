@@ -175,6 +175,12 @@ async def listen_tcp(host: str, port: int) -> Sequence[trio.SocketListener]:
     return listeners
 
 
+def address_of(listener: trio.SocketListener) -> str:
+    """Return where a TCP listener is, in the form that clients take: `host:port`, with an IPv6 host in brackets."""
+    host, port = listener.socket.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def _keep_alive(sock: trio.socket.SocketType) -> None:
     """Accepted sockets inherit these: a client that vanished is noticed after about two minutes."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
