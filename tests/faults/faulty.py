@@ -191,6 +191,8 @@ class Plan:
 
     faults: dict[tuple[str, int], Kind] = field(default_factory=dict)
     """By point and number of the call, from 1."""
+    lasting_seconds: float = 0.0
+    """For how long after a fault every call of its point fails in the same way."""
     calls: Counter[str] = field(default_factory=Counter)
     injected: list[str] = field(default_factory=list)
     first: dict[str, object] = field(default_factory=dict)
@@ -203,26 +205,37 @@ class Plan:
     healthy: bool = False
     """From then on nothing is planned any more."""
 
+    _lasting: dict[str, tuple[float, Kind]] = field(default_factory=dict)
+
     def note(self, call: Call, kind: Kind) -> None:
         """Take note of a fault that strikes now."""
+        if self.lasting_seconds:
+            self._lasting.setdefault(call.point.name, (trio.current_time() + self.lasting_seconds, kind))
         self.injected.append(f"{call.point.name} {kind.name} at call {call.number}")
 
     def put_off(self, call: Call) -> None:
         """Let the fault of this call strike at the next one that begins."""
-        kind = self.faults.pop((call.point.name, call.number))
-        self.faults.setdefault((call.point.name, self.calls[call.point.name] + 1), kind)
+        kind = self.faults.pop((call.point.name, call.number), None)
+        if kind is not None:
+            self.faults.setdefault((call.point.name, self.calls[call.point.name] + 1), kind)
 
     async def call(self, point: Point, ask: Callable[[], Awaitable[Any]]) -> Any:
         """One call, as planned."""
         self.calls[point.name] += 1
         call = Call(point, self.calls[point.name], ask)
-        kind = None if self.healthy else self.faults.get((point.name, call.number))
+        kind = self._planned(call)
         answer = await (ask() if kind is None else kind.strike(self, call))
         if kind is None:
             self.keep(point, answer)
         for hear in self.hear_answer:
             hear(point)
         return answer
+
+    def _planned(self, call: Call) -> Kind | None:
+        if self.healthy:
+            return None
+        until, kind = self._lasting.get(call.point.name, (0.0, None))
+        return kind if kind and trio.current_time() < until else self.faults.get((call.point.name, call.number))
 
     def keep(self, point: Point, answer: object) -> None:
         """Remember an answer."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from mortalgpu.model.device import Fault
+from mortalgpu.model.device import Fault, GpuProcess
 from mortalgpu.model.pod import ContainerRef
 
 HUGE = 2**62
@@ -167,6 +167,17 @@ def _smaller(truth: Any, _older: Any) -> Any:
     return dataclasses.replace(truth, **sizes)
 
 
+def _larger(truth: Any, _older: Any) -> Any:
+    """Processes hold ten times as much; nothing else is wrong."""
+    if isinstance(truth, Mapping):
+        return {key: _larger(inside, None) for key, inside in truth.items()}
+    if isinstance(truth, tuple):
+        return tuple(_larger(inside, None) for inside in truth)
+    if isinstance(truth, GpuProcess) and truth.used_bytes:
+        return dataclasses.replace(truth, used_bytes=truth.used_bytes * 10)
+    return truth
+
+
 def _moved(truth: Any, _older: Any) -> Any:
     """Processes are in another container."""
     if isinstance(truth, Mapping):
@@ -198,6 +209,7 @@ LIES = (
     Lie("every device at fault", _faults),
     Lie("another container", _moved),
     Lie("smaller devices", _smaller),
+    Lie("larger processes", _larger),
     Lie("the first answer again", lambda _truth, older: older),
 )
 

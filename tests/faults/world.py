@@ -73,6 +73,10 @@ class World:
     """The process that is above its container's limit at present; 0: none."""
     ghosts: dict[tuple[str, int], int] = field(default_factory=dict)
     """Memory of the dead, by device and pid, which the driver goes on listing for a while."""
+    said: dict[str, list[dict[int, int]]] = field(default_factory=dict)
+    """What the driver said of processes when it lied: bytes by pid, by device."""
+    victims: set[int] = field(default_factory=set)
+    """Processes that had to be stopped, because the driver lied about them again when it was asked again."""
     misinformed: int = 0
     """Containers whose environment says what is not so, by a lie."""
     needs_reset: bool = False
@@ -209,6 +213,10 @@ class World:
         """Take note of a lie that only kubelet or the cluster could correct: who it is about is held to it."""
         if point.name == "Assignments.assignments":
             self.excused |= {pod_name for pod_name, *_ in _books(truth) ^ _books(told)}
+        elif point.name == "GpuDriver.processes":
+            for uuid, listed in told.items():
+                if isinstance(listed, tuple):
+                    self.said.setdefault(uuid, []).append({each.pid: each.used_bytes or 0 for each in listed})
         elif point.name == "Isolation.edits":
             self.misinformed += 1
         elif point.name == "GpuDriver.health_event":
@@ -237,7 +245,19 @@ class World:
         for uuid in {uuid for uuid, pid in self.used if pid == process.pid}:
             if self.held_bytes(tenant, uuid) > (tenant.limit_bytes if uuid == tenant.uuid else 0):
                 return ""
+        if self._is_said_to_exceed(tenant):
+            self.victims.add(process.pid)
+            return ""
         return f"{tenant.pod.name} is within its limit of {tenant.limit_bytes // MIB} MiB"
+
+    def _is_said_to_exceed(self, tenant: Tenant) -> bool:
+        """Whether the driver has said so twice: in a scan, and when it was asked once more."""
+        mine = {process.pid for process in self.host.processes() if process.container == tenant.ref}
+        for uuid, said in self.said.items():
+            limit = tenant.limit_bytes if uuid == tenant.uuid else 0
+            if sum(sum(each.get(pid, 0) for pid in mine) > limit for each in said) >= 2:
+                return True
+        return False
 
     def held_bytes(self, tenant: Tenant, uuid: str) -> int:
         """What all processes of a tenant hold on a device."""
