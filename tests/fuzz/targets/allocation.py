@@ -47,11 +47,14 @@ def check_answer(data: bytes) -> None:
         _by_the_rules(trio.run(_Canned(("/bin/choose",), Terms(), 1.0, {}, data).prefer, _REQUEST, _DEVICES))
 
 
+_ENDINGS = ("cat $0", "cat $0 >&2; exit 3", "cat $0; kill -9 $$", "cat $0; exec >&-; exit 0", "cat $0; exec yes")
+
+
 def check_program(data: bytes) -> None:
     """The same with a real program: it writes the bytes to one of its outputs and ends as the first byte says."""
     text = scratch() / "said"
     text.write_bytes(data[1:])
-    ending = ("cat $0", "cat $0 >&2; exit 3", "cat $0; kill -9 $$", "cat $0; exec >&-; exit 0")[(data[0] if data else 0) % 4]
+    ending = _ENDINGS[(data[0] if data else 0) % len(_ENDINGS)]
     with only(ExternalAllocatorError, longest=LONGEST_REFUSAL):
         program = ExternalAllocator(("/bin/sh", "-c", ending, str(text)), Terms(), 30.0)
         _by_the_rules(trio.run(program.prefer, _REQUEST, _DEVICES))
@@ -133,7 +136,7 @@ TARGETS = (
     Target(
         "allocator-program",
         check_program,
-        tuple(bytes([how]) + text for how in range(4) for text in (*_ANSWERS, b"no room\n")),
+        tuple(bytes([how]) + text for how in range(len(_ENDINGS)) for text in (*_ANSWERS, b"no room\n")),
         _WORDS,
         inputs=60,
     ),

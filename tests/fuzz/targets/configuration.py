@@ -113,7 +113,7 @@ def _finite(value: Any) -> None:
 
 
 TARGETS = (
-    Target("config-file", check_file, (_FILE, _CHART, b"", b"{}", b"grpcSecurity: {jwtSecret: *x}"), _WORDS, inputs=600),
+    Target("config-file", check_file, (_FILE, _CHART, b"", b"{}", b"grpcSecurity: {jwtSecret: *x}"), _WORDS, inputs=400),
     Target(
         "config-overrides",
         check_overrides,

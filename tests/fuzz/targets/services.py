@@ -206,7 +206,7 @@ TARGETS = (
         check_authorization,
         (b"Bearer a.b.c", b"bearer  x", b"", b"Basic YTpi"),
         (b"Bearer ", b" ", b"\t", b".", b"eyJhbGciOiJIUzI1NiJ9", b"\xff", b"\0"),
-        inputs=1500,
+        inputs=600,
     ),
     Target(
         "tls-files", check_certificate, (b"rubbish\xfd" + _KEY, _KEY + b"\xfd" + _KEY), (b"ENCRYPTED ", b"-----"), inputs=200
