@@ -6,24 +6,22 @@ Rules:
    A partition that its living parent no longer has is sick too; when a second look does not find it either, the operator
    took it away, and it is dropped. At once it is dropped when its GPU instance is another partition's now.
 3. Every device is probed every `probe_seconds`; what the driver reports by itself is heard at once.
-4. The configured layout goes through `sharing.layout.settle`: a device whose shares are held keeps the layout in force.
+4. A device whose shares are held keeps the layout in force (`settling`); what was settled is published at once.
 5. Trouble with the driver is a state of the devices, never the end of this service.
-6. A layout that takes over is written down first, and published at once after the witnesses were asked: a grant of the old
-   one, made while the file was written, keeps the old one.
 
 Reads the driver, the remembered layout and the holdings; publishes `Latest[Inventory]`.
 """
 
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import trio
 
 from mortalgpu.driver.base import GpuDriver
-from mortalgpu.errors import DriverError, DriverLost, HostError
+from mortalgpu.errors import DriverError, DriverLost
 from mortalgpu.host.base import WallClock
 from mortalgpu.latest import Latest
 from mortalgpu.model.counts import EventCounts
@@ -39,18 +37,15 @@ from mortalgpu.scan.health import (
     after_reopening,
     judge,
 )
-from mortalgpu.sharing.layout import Held, LayoutEntry, Settlement, dump_layout, held_of_ours, load_layout, recover, settle
+from mortalgpu.scan.settling import AskHeld, Settling
 from mortalgpu.sharing.partition import share, shareable
 from mortalgpu.sharing.rules import ShareRule
-from mortalgpu.statefile import read_state, write_state
 
 log = logging.getLogger(__name__)
 
 SHORTEST_ENUMERATION_PAUSE_SECONDS = 0.5
 QUIET_LOG_SECONDS = 10.0
 """How often one and the same event of the driver is logged."""
-
-AskHeld = Callable[[], Awaitable[tuple[Mapping[str, Held] | None, Mapping[str, int]]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +76,6 @@ class Discovery:
         events: EventCounts | None = None,
     ) -> None:
         self._driver = driver
-        self._held = held
         self._inventory = inventory
         self._settings = settings
         self._clock = clock
@@ -89,17 +83,13 @@ class Discovery:
         self._missing: frozenset[str] = frozenset()
         self._troubles: Troubles = NO_TROUBLES
         self._health: Mapping[str, Health] = {}
-        self._remembered: Mapping[str, LayoutEntry] = {}
-        self._layout = Inventory()
+        self._settling = Settling(held, settings.layout_path)
+        self._one_at_a_time = trio.Lock()
         self._enumerate_now = trio.Event()
         self._events: EventCounts = Counter() if events is None else events
         self._told_events: dict[tuple[str, str, int], tuple[float, int]] = {}
         self._driver_silent = False
         self._driver_gone = False
-        self._settling = trio.Lock()
-        self._must_settle = False
-        self._held_back: frozenset[str] = frozenset()
-        self._is_saved = True
         self._refused: dict[str, str] = {}
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -107,7 +97,7 @@ class Discovery:
 
         Raises DriverError when the first enumeration fails, ConfigError when the devices cannot be shared as configured.
         """
-        self._remembered = await self._load_layout()
+        await self._settling.load()
         await self._enumerate()
         task_status.started()
         async with trio.open_nursery() as nursery:
@@ -171,100 +161,19 @@ class Discovery:
     async def _keep_settling(self) -> None:
         while True:
             await trio.sleep(self._settings.held_seconds)
-            if self._layout.notices or self._must_settle:
+            if self._settling.waits:
                 # Published anew even when nothing changes: kubelet then rewrites its checkpoint and forgets dead pods.
                 await self._settle()
-            elif not self._is_saved:
-                async with self._settling:
-                    await self._save_layout(self._remembered)
+            else:
+                async with self._one_at_a_time:
+                    await self._settling.save_again()
 
     async def _settle(self) -> None:
-        async with self._settling:
-            await self._settle_alone(share(self._devices, self._settings.rules))
-
-    async def _settle_alone(self, wanted: Inventory) -> None:
-        written = self._remembered
-        while True:
-            settled = await self._settlement(wanted)
-            # Before the first inventory nothing can have been granted meanwhile.
-            if settled.provisional or settled.remembered == written or not self._inventory.version:
-                break
-            written = settled.remembered
-            await self._save_layout(written)
-        before = {(notice.uuid, notice.shares_in_force) for notice in self._layout.notices}
-        self._layout, self._must_settle = settled.inventory, settled.provisional
-        if not settled.provisional:
-            self._remembered = settled.remembered
-        if self._remembered != written:
-            await self._save_layout(self._remembered)
-        self._tell_notices(before)
-        self._tell_held_back(settled.held_back)
-        self._publish(always=True)
-
-    async def _settlement(self, wanted: Inventory) -> Settlement:
-        """Ask the witnesses, if there is anything to ask, and decide; nothing is awaited after they have answered."""
-        if not self._needs_witness(wanted):
-            return replace(settle(wanted, self._remembered, None), provisional=False)
-        held, totals = await self._held()
-        if held is None:
-            settled = settle(wanted, self._remembered, None)
-            return replace(settled, inventory=_only_remembered(settled.inventory, self._remembered))
-        held = held_of_ours(held, wanted, self._remembered, {rule.resource for rule in self._settings.rules})
-        return settle(wanted, recover(wanted, self._remembered, held, totals), held)
-
-    def _needs_witness(self, wanted: Inventory) -> bool:
-        return any(
-            self._remembered.get(shared.uuid) != LayoutEntry(shared.resource, shared.shares, shared.reserved)
-            for shared in wanted.devices
-        ) or any(device.uuid in self._remembered for device in wanted.left_alone)
-
-    def _tell_notices(self, before: set[tuple[str, int]]) -> None:
-        for notice in self._layout.notices:
-            if (notice.uuid, notice.shares_in_force) not in before:
-                log.warning(
-                    "share layout kept while containers hold shares of it",
-                    extra={
-                        "device": notice.uuid,
-                        "resource": notice.resource,
-                        "shares": notice.shares_in_force,
-                        "shares_configured": notice.shares_configured,
-                        "held": notice.held,
-                    },
-                )
-        waiting = {(notice.uuid, notice.shares_in_force) for notice in self._layout.notices}
-        for uuid, _ in before - waiting:
-            log.info("configured share layout took over", extra={"device": uuid})
-
-    def _tell_held_back(self, held_back: frozenset[str]) -> None:
-        for uuid in sorted(held_back - self._held_back):
-            log.warning(
-                "device waits: beside layouts kept, its resource has more shares than kubelet reads", extra={"device": uuid}
-            )
-        self._held_back = held_back
-
-    async def _load_layout(self) -> Mapping[str, LayoutEntry]:
-        path = self._settings.layout_path
-        try:
-            text = await trio.to_thread.run_sync(read_state, path)
-        except HostError as error:
-            log.warning("remembered share layout is lost", extra={"path": str(path), "error": str(error)})
-            return {}
-        loaded = load_layout(text) if text is not None else None
-        if loaded and loaded.problem:
-            log.warning("remembered share layout is damaged", extra={"path": str(path), "error": loaded.problem})
-        return loaded.entries if loaded else {}
-
-    async def _save_layout(self, entries: Mapping[str, LayoutEntry]) -> None:
-        """Write the layout down; what cannot be written is tried again later."""
-        path = self._settings.layout_path
-        try:
-            await trio.to_thread.run_sync(write_state, path, dump_layout(entries))
-        except HostError as error:
-            if self._is_saved:
-                log.error("share layout cannot be remembered", extra={"path": str(path), "error": str(error)})
-            self._is_saved = False
-        else:
-            self._is_saved = True
+        async with self._one_at_a_time:
+            rules = self._settings.rules
+            resources = {rule.resource for rule in rules}
+            await self._settling.settle(share(self._devices, rules), resources, first=not self._inventory.version)
+            self._publish(always=True)
 
     # Health.
 
@@ -332,11 +241,13 @@ class Discovery:
             )
 
     def _publish(self, *, always: bool = False) -> None:
-        health = judge((shared.device for shared in self._layout.devices), self._troubles, self._health, self._clock.now())
+        health = judge(
+            (shared.device for shared in self._settling.layout.devices), self._troubles, self._health, self._clock.now()
+        )
         if health != self._health or always:
             _tell_changes(self._health, health)
             self._health = health
-            self._inventory.publish(replace(self._layout, health=health))
+            self._inventory.publish(replace(self._settling.layout, health=health))
 
 
 def merged(
@@ -357,11 +268,6 @@ def merged(
     missing = [device for device in known if device.uuid not in present and not taken_away(device)]
     everything = sorted([*found, *missing], key=lambda device: device.index)
     return tuple(everything), frozenset(device.uuid for device in missing)
-
-
-def _only_remembered(inventory: Inventory, remembered: Mapping[str, LayoutEntry]) -> Inventory:
-    """Return what may be advertised while nobody can say what is held: devices whose layout in force is known."""
-    return replace(inventory, devices=tuple(shared for shared in inventory.devices if shared.uuid in remembered))
 
 
 def _tell_changes(before: Mapping[str, Health], after: Mapping[str, Health]) -> None:
