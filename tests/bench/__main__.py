@@ -6,7 +6,9 @@ whether a figure is far from its aim, and ends with 1 if so. `--profile KIND` sh
 """
 
 import argparse
+import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import trio
@@ -14,6 +16,7 @@ import trio
 from tests.bench import profile
 from tests.bench.compare import broken_bounds, compare, regressions
 from tests.bench.forms import BEFORE, UNFROZEN
+from tests.bench.priority import ahead
 from tests.bench.readme import put_figures
 from tests.bench.report import Report, read
 from tests.bench.suite import STAGES, Plan, measure
@@ -30,7 +33,8 @@ def main() -> int:
         print(trio.run(profile.KINDS[chosen.profile]))
         return 0
     is_whole = not chosen.stages
-    report = trio.run(measure, Plan(chosen.stages or list(STAGES), chosen.short, chosen.before))
+    with ahead() if chosen.ahead else nullcontext():
+        report = trio.run(measure, Plan(chosen.stages or list(STAGES), chosen.short, chosen.before))
     report.write(chosen.json)
     last = read(RESULT)
     compared = compare(report, last, is_whole=is_whole) if last and not chosen.short else []
@@ -65,6 +69,7 @@ def _chosen() -> argparse.Namespace:
     parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of: {', '.join(STAGES)}; all if none")
     parser.add_argument("--json", type=Path, default=Path("build/bench.json"), metavar="FILE", help="where the JSON goes")
     parser.add_argument("--short", action="store_true", help="few samples, loose bounds")
+    parser.add_argument("--ahead", action="store_true", help="go ahead of whatever else runs on the machine (root)")
     parser.add_argument("--keep", action="store_true", help="make this run the one that later ones are compared with")
     parser.add_argument("--check", action="store_true", help="fail where a figure got worse")
     parser.add_argument(
@@ -75,6 +80,8 @@ def _chosen() -> argparse.Namespace:
     unknown = [name for name in chosen.stages if name not in STAGES]
     if unknown:
         parser.error(f"no such stage: {', '.join(unknown)}; there are: {', '.join(STAGES)}")
+    if chosen.ahead and os.geteuid() != 0:
+        parser.error("--ahead needs root")
     if chosen.short and (chosen.keep or chosen.check):
         parser.error("a short run has too few samples to be kept, or checked against what was kept")
     return chosen

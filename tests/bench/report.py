@@ -46,7 +46,10 @@ class LeftOut(msgspec.Struct, frozen=True):
 
 
 class Machine(msgspec.Struct, frozen=True):
-    """What the figures depend on besides the program. `stolen_percent`: of the processors' time, taken by other machines."""
+    """What the figures depend on besides the program. `niceness` 0: the bench waited its turn among the machine's others.
+
+    `stolen_percent` is what other machines took of the processors' time.
+    """
 
     arch: str
     cores: int
@@ -54,6 +57,7 @@ class Machine(msgspec.Struct, frozen=True):
     load_before: float
     load_after: float
     stolen_percent: float
+    niceness: int
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -116,7 +120,7 @@ class Watch:
         stolen, everything = _processor_ticks()
         share = (stolen - self._stolen) / max(1, everything - self._all) * 100
         loads = (round(self._load_before, 2), round(os.getloadavg()[0], 2))
-        return Machine(platform.machine(), os.cpu_count() or 1, platform.python_version(), *loads, round(share, 2))
+        return Machine(platform.machine(), os.cpu_count() or 1, platform.python_version(), *loads, round(share, 2), os.nice(0))
 
 
 def _processor_ticks() -> tuple[int, int]:

@@ -24,7 +24,8 @@ def footnotes(report: Report, compared: Iterable[Comparison] = ()) -> str:
     machine = report.machine
     lines = [
         f"{machine.cores} cores, {machine.arch}, Python {machine.python}, version {report.version}; "
-        f"load {machine.load_before:g} before and {machine.load_after:g} after, {machine.stolen_percent:g} % stolen"
+        f"load {machine.load_before:g} before and {machine.load_after:g} after, {machine.stolen_percent:g} % stolen, "
+        f"niceness {machine.niceness}"
     ]
     lines += [f"left out: {each.what}: {each.why}" for each in report.left_out]
     lines += [f"missing: {_title(each.name, each.form)}" for each in compared if each.change is Change.MISSING]

@@ -7,7 +7,7 @@ from tests.bench.figures import BY_NAME, LOOP, NO_FORM
 from tests.bench.forms import FROZEN, UNFROZEN
 from tests.bench.report import LeftOut, Machine, Report, Row, report_of, row_of
 
-MACHINE = Machine("x86_64", 2, "3.11.7", 0.1, 0.1, 0.0)
+MACHINE = Machine("x86_64", 2, "3.11.7", 0.1, 0.1, 0.0, 0)
 
 
 def report(*rows: Row, left_out: Sequence[LeftOut] = ()) -> Report:

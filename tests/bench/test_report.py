@@ -15,7 +15,7 @@ from tests.bench.report import LeftOut, Machine, Watch, read, report_of, row_of
 from tests.bench.table import footnotes, readme_table, row_line, table
 from tests.bench.timing import percentile
 
-MACHINE = Machine("x86_64", 2, "3.11.7", 0.1, 0.2, 0.5)
+MACHINE = Machine("x86_64", 2, "3.11.7", 0.1, 0.2, 0.5, 0)
 REPORT = report_of(
     [
         row_of("scan", FROZEN, [25.0, 30.0, 21.0]),
