@@ -5,13 +5,13 @@ what services do. It is one of the two places in which `except Exception` is at 
 """
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import trio
 
-from mortalgpu.errors import ServiceFailed
+from mortalgpu.errors import MortalGpuError, ServiceFailed
 
 log = logging.getLogger(__name__)
 
@@ -78,8 +78,26 @@ def restartable(name: str, service: Service, budget: Budget, on_restart: OnResta
                 pause = budget.pause_seconds(trio.current_time())
                 if pause is None:
                     raise ServiceFailed(f"{name} crashed {budget.restarts} times in {budget.per_seconds:.0f} s") from error
-                log.exception("service crashed; starting it again", extra={"service": name, "wait_seconds": pause})
+                _tell_crash(name, error, pause)
                 on_restart(name)
             await trio.sleep(pause)
 
     return serve
+
+
+def _tell_crash(name: str, error: Exception, pause: float) -> None:
+    """Log a crash; with a traceback unless all of it is what we raise on purpose: the machine's trouble is told in its words."""
+    found = list(_leaves(error))
+    if all(isinstance(each, MortalGpuError) for each in found):
+        about = {"service": name, "wait_seconds": pause, "error": "; ".join(dict.fromkeys(map(str, found)))}
+        log.error("service crashed; starting it again", extra=about)
+    else:
+        log.error("service crashed; starting it again", extra={"service": name, "wait_seconds": pause}, exc_info=error)
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            yield from _leaves(each)
+    else:
+        yield error

@@ -4,7 +4,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from mortalgpu.errors import ServiceFailed
+from mortalgpu.errors import HostError, ServiceFailed
 from mortalgpu.supervise import Budget, restartable
 
 
@@ -41,6 +41,27 @@ async def test_a_crash_before_the_first_start_is_seen_at_once(autojump_clock: Mo
         with pytest.raises(ValueError, match="crash"):
             await nursery.start(restartable("exporter", crasher.serve, Budget()))
     assert len(crasher.began) == 1
+
+
+async def test_the_machines_trouble_is_told_in_its_words_and_a_bug_with_a_traceback(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    troubles: list[Exception] = [ExceptionGroup("", [HostError("no room"), HostError("no room")]), ValueError("a bug")]
+
+    async def serve(*, task_status: trio.TaskStatus[None]) -> None:
+        task_status.started()
+        if troubles:
+            raise troubles.pop(0)
+        await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(restartable("device API", serve, Budget()))
+        await trio.sleep(60)
+        nursery.cancel_scope.cancel()
+    first, second = caplog.records
+    assert first.getMessage() == second.getMessage() == "service crashed; starting it again"
+    assert (first.__dict__["error"], first.exc_info) == ("no room", None)
+    assert second.exc_info is not None
 
 
 async def test_a_spent_budget_ends_it_with_the_last_crash_as_the_cause(autojump_clock: MockClock) -> None:

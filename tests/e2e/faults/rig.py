@@ -80,6 +80,10 @@ class Rig:
         self.hold("quiet", self.tenants["quiet"].limit_bytes)
         self.rest = at_rest(self.daemon.pid)
 
+    def right_now(self) -> None:
+        """Check that the counts are right at this moment."""
+        assert self._right_while_running(), self.manager.capacities()
+
     def _right_while_running(self) -> bool:
         assert self.daemon.process is not None
         assert self.daemon.process.running, f"the daemon ended:\n{self.daemon.log()[-3000:]}"

@@ -21,7 +21,19 @@ struct listened {
 struct event_set {
     struct listened gpus[MAX_LISTENED];
     int count, watch; /* inotify's descriptor, so that an idle wait costs nothing; -1 without */
+    struct event_set *next;
 };
+
+static struct event_set *sets;
+
+/* The sets themselves stay: a call may still hang in one. */
+void event_sets_forget(void) {
+    for (; sets; sets = sets->next) {
+        if (sets->watch >= 0)
+            close(sets->watch);
+        sets->watch = -1;
+    }
+}
 
 /* Watch the folder of the state file, which is replaced by rename. */
 static int watch_state(void) {
@@ -48,19 +60,27 @@ EXPORT rc_t nvmlEventSetCreate(event_set_t *set) {
     if (answer != OK)
         return answer;
     *set = calloc(1, sizeof **set);
-    if (*set)
-        (*set)->watch = watch_state();
+    if (*set) {
+        **set = (struct event_set){.watch = watch_state(), .next = sets};
+        sets = *set;
+    }
     return end(*set ? OK : ERR_UNKNOWN);
 }
 
 EXPORT rc_t nvmlEventSetFree(event_set_t set) {
     const struct state *state;
     rc_t answer = begin(__func__, &state);
-    /* Whatever the driver says: a session that is over takes its sets with it. */
+    if (answer != OK)
+        return answer;
+    for (struct event_set **place = &sets; *place; place = &(*place)->next)
+        if (*place == set) {
+            *place = set->next;
+            break;
+        }
     if (set->watch >= 0)
         close(set->watch);
     free(set);
-    return answer == OK ? end(OK) : answer;
+    return end(OK);
 }
 
 EXPORT rc_t nvmlDeviceGetSupportedEventTypes(handle_t handle, u64 *types) {

@@ -161,8 +161,8 @@ EXPORT rc_t nvmlShutdown(void) {
     rc_t answer = obey("nvmlShutdown", "", &state);
     if (answer == OK && !init_count)
         answer = ERR_UNINITIALIZED;
-    if (answer == OK)
-        init_count--;
+    if (answer == OK && --init_count == 0)
+        event_sets_forget();
     return end(answer);
 }
 

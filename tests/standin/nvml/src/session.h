@@ -34,6 +34,9 @@ const struct state *breathe(long milliseconds, int watch);
 /* Within a call: may the driver be used? OK or why not. */
 rc_t driver_answer(const struct state *state);
 
+/* At the end of the last session: let go of what the event sets hold, which nobody may use any more. */
+void event_sets_forget(void);
+
 /* Copy a text into the caller's buffer, or say that it is too small. */
 rc_t copy_text(char *to, unsigned int size, const char *text);
 
