@@ -86,7 +86,7 @@ def restartable(name: str, service: Service, budget: Budget, on_restart: OnResta
 
 
 def _tell_crash(name: str, error: Exception, pause: float) -> None:
-    """Log a crash; with a traceback unless all of it is what we raise on purpose: the machine's trouble is told in its words."""
+    """Log a crash, with a traceback unless all of it was raised on purpose: the machine's trouble is told in its words."""
     found = list(_leaves(error))
     if all(isinstance(each, MortalGpuError) for each in found):
         about = {"service": name, "wait_seconds": pause, "error": "; ".join(dict.fromkeys(map(str, found)))}

@@ -1,4 +1,4 @@
-"""Disks that are full, read-only or taken away: under the daemon's files, kubelet's sockets, and what containers have mounted."""
+"""Disks that are full, read-only or taken away: under the daemon's files, kubelet's sockets and what containers mount."""
 
 import json
 import os
