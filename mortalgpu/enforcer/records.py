@@ -5,7 +5,6 @@ from collections import Counter, deque
 
 from mortalgpu.enforcer.decide import Verdict
 from mortalgpu.model.kill import REACTION_BUCKETS_SECONDS, Enforcement, KillRecord, KillTarget
-from mortalgpu.model.share import SharedDevice
 from mortalgpu.model.usage import Usage
 
 
@@ -55,7 +54,6 @@ def record(
     verdict: Verdict,
     outcome: str,
     message: str,
-    shared: SharedDevice | None,
     *,
     number: int,
     at: float,
@@ -72,7 +70,6 @@ def record(
         container_name=holder.container_name,
         container_id=holder.container_id,
         uuid=claim.uuid,
-        device_index=shared.device.index if shared else 0,
         resource=claim.resource,
         pid=victim.pid,
         used_bytes=claim.known_bytes,

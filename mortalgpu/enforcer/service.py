@@ -229,7 +229,7 @@ class _Enforcer:
         reaction = self._clock.monotonic() - verdict.looked_at if outcome == KillOutcome.KILLED.value else None
         text = message(verdict, outcome, shared)
         number, at = self._records.next_number, self._clock.now()
-        self._records.add(record(verdict, outcome, text, shared, number=number, at=at, reaction_seconds=reaction))
+        self._records.add(record(verdict, outcome, text, number=number, at=at, reaction_seconds=reaction))
         self._enforcement.publish(self._records.summary())
         _log_outcome(verdict, outcome, reaction)
         if outcome in _TOLD:

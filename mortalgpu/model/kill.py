@@ -27,7 +27,6 @@ class KillRecord:
     container_name: str
     container_id: str
     uuid: str
-    device_index: int
     resource: str
     pid: int
     used_bytes: int

@@ -114,7 +114,7 @@ def kill(
     """A process of `main` that the enforcer has ended."""
     return KillRecord(
         number=number, at=at, pod_namespace="team-a", pod_name=name, pod_uid=ref.pod_uid, container_name="main",
-        container_id=ref.container_id, uuid=GPU_A, device_index=0, resource=RESOURCE, pid=999, used_bytes=510 * MIB,
+        container_id=ref.container_id, uuid=GPU_A, resource=RESOURCE, pid=999, used_bytes=510 * MIB,
         limit_bytes=500 * MIB, process_bytes=300 * MIB, outcome=outcome, message="The container used 510 MiB of 500 MiB.",
         reaction_seconds=0.1, pid_inside=99, user="alice", command="python big.py",
     )  # fmt: skip
