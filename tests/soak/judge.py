@@ -123,7 +123,6 @@ def _memory(run: Run) -> Iterator[Finding]:
 
 
 def _kept(run: Run) -> Iterator[Finding]:
-    # A short run has too few rests for its thirds.
     ends: Callable[[int], list[Sample]] = run.third if run.seconds >= LONG_SECONDS else lambda number: _half(run, number // 2)
     for what, slack in KEPT.items():
         first, last = (_lowest_at_rest(ends(number), what) for number in (0, 2))
@@ -131,9 +130,14 @@ def _kept(run: Run) -> Iterator[Finding]:
 
 
 def _half(run: Run, number: int) -> list[Sample]:
-    rests = [sample for sample in run.samples if sample["quiet"]]
-    middle = (rests[0]["t"] + rests[-1]["t"]) / 2 if rests else 0.0
-    return [sample for sample in rests if (sample["t"] > middle) == bool(number)]
+    """Return one half of the rests, from 0, the first left out as the warm-up: a short run has too few for thirds."""
+    rests: dict[int, list[Sample]] = {}
+    for sample in run.samples:
+        if sample["quiet"]:
+            rests.setdefault(sample["counts"].get("rests", 0), []).append(sample)
+    later = list(rests.values())[1:]
+    chosen = later[len(later) // 2 :] if number else later[: len(later) // 2]
+    return [sample for rest in chosen for sample in rest]
 
 
 def _lowest_at_rest(samples: Iterable[Sample], what: str) -> float:

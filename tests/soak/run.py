@@ -12,6 +12,7 @@ from mortalgpu.simulation.driver import v100_uuid
 from mortalgpu.units import MIB
 from tests.e2e.daemon import program
 from tests.soak.clients import Clients, fetch
+from tests.soak.judge import LONG_SECONDS
 from tests.soak.ledger import Ledger
 from tests.soak.node import Node, soak_node
 from tests.soak.sampler import check_rest, sample
@@ -24,6 +25,8 @@ SETTLE_SECONDS = 13.0
 STIRS, STIR_SECONDS = 11, 0.5
 """Changes of a device's memory at the beginning of a rest: each is a reason to scan, and scans let go of who has gone."""
 REST_SAMPLES = 5
+FEWEST_TURNS = 3
+"""The first rest is warm-up; the others are compared."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Pace:
     """Seconds: of one turn of churn, and on average between pods, troubles and calls."""
 
     turn: float
+    settle: float = SETTLE_SECONDS
     pods: float = 1.5
     troubles: float = 6.0
     calls: float = 0.5
@@ -38,8 +42,10 @@ class Pace:
 
 
 def pace_of(seconds: float) -> Pace:
-    """Return a pace with some rests even in a short run."""
-    return Pace(turn=285.0) if seconds >= 1800 else Pace(turn=seconds / 4, pods=1.0, troubles=2.0, calls=0.3, samples=2.0)
+    """Return a pace: in a short run everything comes faster."""
+    if seconds >= LONG_SECONDS:
+        return Pace(turn=285.0)
+    return Pace(turn=seconds / 4, settle=3.0, pods=1.0, troubles=2.0, calls=0.3, samples=2.0)
 
 
 async def soak(ledger: Ledger, seconds: float, seed: int) -> None:
@@ -57,15 +63,16 @@ async def soak(ledger: Ledger, seconds: float, seed: int) -> None:
         async with trio.open_nursery() as nursery:
             for serve in (tenants.serve, clients.serve, troubles.serve, partial(_samples, node, pace)):
                 nursery.start_soon(serve)
-            ends = trio.current_time() + seconds
-            while trio.current_time() < ends:
-                await trio.sleep(min(pace.turn, max(0.0, ends - trio.current_time())))
-                await _rest(node, tenants, clients, troubles)
+            ends, turns = trio.current_time() + seconds, 0
+            while trio.current_time() < ends or turns < FEWEST_TURNS:
+                await trio.sleep(pace.turn)
+                await _rest(node, pace, tenants, clients, troubles)
+                turns += 1
             nursery.cancel_scope.cancel()
     ledger.write("end", counts=dict(ledger.counts))
 
 
-async def _rest(node: Node, tenants: Tenants, clients: Clients, troubles: Troubles) -> None:
+async def _rest(node: Node, pace: Pace, tenants: Tenants, clients: Clients, troubles: Troubles) -> None:
     """Let everybody go, look at what is left, and let them come again."""
     await troubles.rest()
     await tenants.clear()
@@ -74,7 +81,7 @@ async def _rest(node: Node, tenants: Tenants, clients: Clients, troubles: Troubl
     for number in range(STIRS):
         node.driver.set_used(v100_uuid(0), number % 2 * MIB)
         await trio.sleep(STIR_SECONDS)
-    await trio.sleep(SETTLE_SECONDS)
+    await trio.sleep(pace.settle)
     for _ in range(REST_SAMPLES):
         await _sample(node, quiet=True)
         await trio.sleep(1)

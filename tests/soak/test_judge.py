@@ -55,7 +55,11 @@ def test_a_flat_and_noisy_run_passes() -> None:
 
 
 def test_a_short_run_is_judged_by_what_it_can_show() -> None:
-    assert troubles(run(hours=0.2)) == set()
+    assert troubles(run(hours=0.4)) == set()
+
+
+def test_a_short_run_needs_more_than_two_rests() -> None:
+    assert "fds at rest" in troubles(run(hours=0.16))
 
 
 def leak(what: str, an_hour: float) -> Change:
@@ -93,7 +97,7 @@ def test_what_is_made_once_in_the_warm_up_is_no_growth() -> None:
 
 
 @pytest.mark.parametrize("what", KEPT)
-@pytest.mark.parametrize("hours", [HOURS, 0.2])
+@pytest.mark.parametrize("hours", [HOURS, 0.4])
 def test_a_single_thing_that_is_kept_at_rest_fails(what: str, hours: float) -> None:
     def keep(sample: dict[str, Any], moment: float) -> None:
         sample[what] += 1 + KEPT[what] if moment > hours * 0.6 else 0
