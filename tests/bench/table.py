@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from tests.bench.compare import Change, Comparison
-from tests.bench.figures import BY_NAME, FIGURES, NO_FORM
+from tests.bench.figures import BY_NAME, FIGURES, NO_FORM, Figure
 from tests.bench.forms import FROZEN, UNFROZEN
 from tests.bench.report import Report, Row
 
@@ -41,9 +41,8 @@ def readme_table(report: Report) -> str:
             continue
         shown = [_with_verdict(row) if row else "" for row in rows]
         without = report.row(figure.name, NO_FORM)
-        aims = list(dict.fromkeys(f"{_sign(row)} {row.aim:g} {row.unit}" for row in rows if row and row.aim is not None))
         title = figure.title + (", p99" if figure.judged == "p99" else "")
-        cells = [title, " / ".join(aims) or "–", *(shown if without is None else [_shown(without), ""])]
+        cells = [title, _aims(figure), *(shown if without is None else [_shown(without), ""])]
         lines.append(f"| {' | '.join(cells)} |".replace("|  |", "| |"))
     return "\n".join(lines)
 
@@ -64,7 +63,17 @@ def _title(name: str, form: str) -> str:
 
 
 def _shown(row: Row) -> str:
-    return f"{row.value:.3g} {row.unit}".rstrip() if row.value < 1000 else f"{row.value:,.0f} {row.unit}".rstrip()
+    """Return a value to three figures, with its unit's first word."""
+    number = f"{row.value:.3g}" if row.value < 1000 else f"{row.value:,.0f}"
+    return f"{number} {row.unit.partition(' ')[0]}".rstrip()
+
+
+def _aims(figure: Figure) -> str:
+    """Return the frozen program's aim, and the other form's where that is another."""
+    sign = "≥" if figure.higher_is_better else "≤"
+    first, second = (figure.aims.get(form) for form in (FROZEN, UNFROZEN))
+    shown = "–" if first is None else f"{sign} {first:g} {figure.unit}"
+    return shown if second in (None, first) else f"{shown}, unfrozen {sign} {second:g}"
 
 
 def _with_verdict(row: Row) -> str:
