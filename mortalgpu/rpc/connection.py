@@ -5,6 +5,7 @@ what waits to be sent stops senders at SENDERS_WAIT_BYTES and reading (whose ans
 """
 
 import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,6 +16,8 @@ from mortalgpu.rpc.framing import PREFIX, MessageReader, frame
 from mortalgpu.rpc.wire import Event, Received, Room, Wire
 
 RECEIVE_BYTES = 32768
+TURN_SECONDS = 0.002
+"""After reading for so long, the others have their turn."""
 SENDERS_WAIT_BYTES = 2**17
 READER_WAITS_BYTES = 2**18
 
@@ -105,15 +108,29 @@ class GrpcStream:
 
 
 class Connection:
-    """Pumps one connection. `stall_seconds`: how long a peer may refuse to take what waits for it before it is given up."""
+    """Pumps one connection. `stall_seconds`: how long a peer may refuse to take what waits for it before it is given up.
 
-    def __init__(self, transport: trio.abc.Stream, wire: Wire, *, max_message_bytes: int, stall_seconds: float) -> None:
+    `piece_bytes`: how much is read at a time of what was received, which may be hundreds of requests.
+    """
+
+    def __init__(
+        self,
+        transport: trio.abc.Stream,
+        wire: Wire,
+        *,
+        max_message_bytes: int,
+        stall_seconds: float,
+        piece_bytes: int = RECEIVE_BYTES,
+    ) -> None:
         self.wire = wire
         self.streams: dict[int, GrpcStream] = {}
         self._transport = transport
         self._max_message_bytes = max_message_bytes
         self._stall_seconds = stall_seconds
         self._sending_bytes = 0
+        self._piece_bytes = piece_bytes
+        self._received = memoryview(b"")
+        self._turn_ends = 0.0
         self._dirty = trio.Event()
         self._drained = ParkingLot()
         wire.initiate_connection()
@@ -148,15 +165,25 @@ class Connection:
         """Wait for bytes and return their events; None at the end. Raises `ConnectionLost`, `WireError`."""
         while self.outbound_bytes > READER_WAITS_BYTES:
             await self._drained.park()
+        if not self._received:
+            self._received = await self._receive()
+            if not self._received:
+                return None
+        elif time.monotonic() >= self._turn_ends:
+            await trio.lowlevel.checkpoint()
+            self._turn_ends = time.monotonic() + TURN_SECONDS
+        piece, self._received = self._received[: self._piece_bytes], self._received[self._piece_bytes :]
+        events = self.wire.receive(bytes(piece))
+        self.flush()
+        return events
+
+    async def _receive(self) -> memoryview:
         try:
             data = await self._transport.receive_some(RECEIVE_BYTES)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise ConnectionLost("the connection broke") from error
-        if not data:
-            return None
-        events = self.wire.receive(bytes(data))
-        self.flush()
-        return events
+        self._turn_ends = time.monotonic() + TURN_SECONDS
+        return memoryview(data)
 
     async def drain(self) -> None:
         """Wait until all that is queued was handed to the operating system."""

@@ -1,5 +1,6 @@
 """How much a server grants: sizes, counts and times; and the budget that ends connections which only make work."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,6 +24,10 @@ class Limits:
     peer that has the most; it is closed when its own peer has as many."""
     max_connections_per_peer: int = 32
     """The same, among those from one address, or of one user on a Unix socket."""
+    calls_per_second: float = 500.0
+    """That one address may begin, refused ones included, on all of its connections together; who is faster waits."""
+    piece_bytes: int = 1024
+    """Read at a time, before other connections have their turn; kubelet's long lists are read faster by large pieces."""
     max_header_bytes: int = 16384
     """Of a request's metadata, as HTTP/2 counts it; four times as much ends the connection."""
     unary_seconds: float = 5.0
@@ -35,7 +40,14 @@ class Limits:
     """How long a client may refuse to take what waits for it."""
 
 
-KUBELET_LIMITS = Limits(max_message_bytes=2**24, max_streams=100, idle_seconds=None, stall_seconds=None)
+KUBELET_LIMITS = Limits(
+    max_message_bytes=2**24,
+    max_streams=100,
+    calls_per_second=math.inf,
+    piece_bytes=2**15,
+    idle_seconds=None,
+    stall_seconds=None,
+)
 """For sockets that only kubelet (root) can reach: it may pause as long as it likes and must find us when it wakes."""
 
 

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import trio
 
+from mortalgpu.rpc.allowance import Allowances
 from mortalgpu.rpc.limits import KUBELET_LIMITS, CallRecord, Limits, Observer
 from mortalgpu.rpc.listener import UnhurriedListener
 from mortalgpu.rpc.peer import STRANGER, Peer, peer_of
@@ -68,6 +69,7 @@ class Server:
         self._tell_refused_at = -math.inf
         self._last_connection_id = 0
         self._sessions: set[Session] = set()
+        self._allowances = Allowances(self._limits.calls_per_second)
 
     @property
     def connections(self) -> int:
@@ -146,7 +148,8 @@ class Server:
     async def serve_connection(self, transport: trio.abc.Stream, peer: Peer = STRANGER) -> None:
         """Serve one connection over any stream until its end, and close it. Raises nothing for what the client does."""
         self._last_connection_id += 1
-        session = Session(transport, peer, self._methods, self._limits, self._last_connection_id, self._observer)
+        allowance = self._allowances.of(peer.address)
+        session = Session(transport, peer, self._methods, self._limits, allowance, self._last_connection_id, self._observer)
         self._sessions.add(session)
         try:
             await session.run()

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 import trio
 from h2.errors import ErrorCodes
 
+from mortalgpu.rpc.allowance import Allowance
 from mortalgpu.rpc.connection import Connection, ConnectionLost, GrpcStream, StreamGone
 from mortalgpu.rpc.limits import Budget, CallRecord, Limits, Observer
 from mortalgpu.rpc.peer import Peer
@@ -94,6 +95,7 @@ class Session:
         peer: Peer,
         methods: Mapping[str, Method],
         limits: Limits,
+        allowance: Allowance,
         connection_id: int,
         observer: Observer | None,
     ) -> None:
@@ -105,7 +107,11 @@ class Session:
         )
         self.limits = limits
         self.connection = Connection(
-            transport, wire, max_message_bytes=limits.max_message_bytes, stall_seconds=_or_never(limits.stall_seconds)
+            transport,
+            wire,
+            max_message_bytes=limits.max_message_bytes,
+            stall_seconds=_or_never(limits.stall_seconds),
+            piece_bytes=limits.piece_bytes,
         )
         self.calls: dict[int, RunningCall] = {}
         self.peer = peer
@@ -113,6 +119,7 @@ class Session:
         self.idle_since: float | None = None
         self.retiring = False
         self._methods = methods
+        self._allowance = allowance
         self._connection_id = connection_id
         self._observer = observer
         self._budget = Budget()
@@ -149,6 +156,7 @@ class Session:
                     for event in events:
                         self._handle(event)
                     self._charge(len(events))
+                    await self._allowance.pay(sum(isinstance(event, Requested | Unreadable) for event in events))
                 return
             await self._say_goodbye(ErrorCodes.NO_ERROR)
         except WireError as error:

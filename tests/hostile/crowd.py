@@ -1,9 +1,11 @@
 """Callers of the device API in different containers: this process by turns, and crowds, which are real processes."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import trio
 
@@ -15,33 +17,22 @@ from tests.scenario.device_api import Served
 from tests.unit.deviceapi import node
 
 GET_DEVICES = "/device.v1.DeviceService/GetDevices"
-KNOCKING = """
-import socket, sys, threading
-def knock():
-    while True:
-        with socket.socket(socket.AF_UNIX) as one:
-            try:
-                one.connect(sys.argv[1])
-            except OSError:
-                pass
-for _ in range(3):
-    threading.Thread(target=knock, daemon=True).start()
-print("knocking", flush=True)
-sys.stdin.read()
-"""
+CHECKOUT = Path(__file__).parents[2]
 
 
 @contextmanager
-def knocking(made: Served, ref: ContainerRef) -> Iterator[None]:
-    """Let a process of a container connect to the containers' socket and leave, as fast as it can."""
-    path = made.container_socket.removeprefix("unix://")
-    command = [sys.executable, "-c", KNOCKING, path]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as crowd:
+def attacking(made: Served, ref: ContainerRef, attack: str, address: str) -> Iterator[None]:
+    """Let a process of a container attack an address for the length of the block, as `tests.hostile.attacker` does."""
+    command = [sys.executable, "-m", "tests.hostile.attacker", attack, address.removeprefix("unix://")]
+    environment = {**os.environ, "TOKEN": made.token(*node.ids(node.GPU_A, 0, 1, 2, 3))}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=CHECKOUT, env=environment, stdin=pipe, stdout=pipe) as crowd:
         try:
             made.host.start(ref, pid=crowd.pid)
             assert crowd.stdout is not None
-            assert crowd.stdout.readline() == b"knocking\n"
+            assert crowd.stdout.readline() == b"attacking\n"
             yield
+            assert crowd.poll() is None, "the attacker gave up"
         finally:
             crowd.kill()
 

@@ -12,7 +12,7 @@ from mortalgpu.rpc.channel import open_channel
 from mortalgpu.rpc.framing import frame
 from mortalgpu.rpc.server import Limits
 from tests.campaign import Tally
-from tests.hostile.crowd import knocking, refused, served_fresh
+from tests.hostile.crowd import attacking, refused, served_fresh
 from tests.scenario.device_api import Served, served
 from tests.unit.deviceapi import node
 from tests.unit.rpc.trial import RawClient
@@ -26,13 +26,15 @@ TENANTS = tuple(ContainerRef(node.uid(90 + number), node.cid(90 + number)) for n
 MOST = Limits().max_connections_per_peer
 
 
-async def test_who_only_knocks_keeps_no_door_shut(tmp_path: Path, tally: Tally) -> None:
+@pytest.mark.parametrize("attack", ["knock", "rapid-reset", "deaf"])
+async def test_a_container_at_full_speed_keeps_no_door_shut(tmp_path: Path, tally: Tally, attack: str) -> None:
+    """All attacks at all doors are tried on a daemon of its own, in tests/e2e/hostile."""
     async with served(tmp_path) as made:
         made.call_from(node.INFER)
-        with knocking(made, node.TRAIN_MAIN):
-            for _ in range(5):
+        with attacking(made, node.TRAIN_MAIN, attack, made.container_socket):
+            for _ in range(2):
                 for address in (made.container_socket, made.network, made.admin_socket):
-                    await served_fresh(made, address)
+                    await served_fresh(made, address, seconds=30)
                     tally.add("neighbours served meanwhile")
     tally.add("attacks")
 
