@@ -14,9 +14,9 @@ import pytest
 from tests.chart.helm import CHART
 from tests.chart.test_files import panel_queries
 from tests.e2e.build import Missing, find_program
-from tests.e2e.node import free_ports
 from tests.e2e.process import Process
 from tests.e2e.waiting import eventually
+from tests.ports import free_ports
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 

@@ -4,10 +4,8 @@ Without an API server there is no node object; the nearest real view of "allocat
 which lists the healthy ids of each resource, and of the pods its /pods endpoint on loopback.
 """
 
-import itertools
 import json
 import os
-import random
 import shutil
 import socket
 import tempfile
@@ -25,6 +23,7 @@ from tests.e2e.containerd import Containerd
 from tests.e2e.pods import Pod, manifest
 from tests.e2e.process import Process
 from tests.e2e.waiting import eventually
+from tests.ports import free_ports
 
 NODE_NAME = "harness"
 START_SECONDS = 30
@@ -252,21 +251,6 @@ class Node:
             "featureGates": {"KubeletInUserNamespace": True},
             **self.settings,
         }
-
-
-def free_ports(count: int) -> list[int]:
-    """Return loopback ports that nobody listens on now, below the range from which the kernel gives ports to others."""
-    free = (port for port in random.SystemRandom().sample(range(20000, 30000), 1000) if _is_free(port))
-    return list(itertools.islice(free, count))
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 def _pod_status(item: dict[str, Any]) -> PodStatus:

@@ -1,7 +1,7 @@
 """A node under attack: the device API on its port, kubelet's stream beside it, and witnesses that nobody else suffers."""
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from mortalgpu.rpc.server import KUBELET_LIMITS, Server
 from tests.scenario.device_api import Served, served
 from tests.unit.deviceapi import node
 from tests.unit.rpc.trial import RawClient
+from tests.waiting import until
 
 GET_DEVICES = "/device.v1.DeviceService/GetDevices"
 WORST_CALL_SECONDS = 3.0
@@ -112,11 +113,11 @@ async def siege(directory: Path, caplog: pytest.LogCaptureFixture) -> AsyncItera
             besieged = Siege(made, socket)
             nursery.start_soon(besieged.witness_calls)
             nursery.start_soon(besieged.witness_lists)
-            await until(lambda: besieged.calls > 3 and besieged.lists > 1)
+            await until(lambda: besieged.calls > 3 and besieged.lists > 1, 20)
             before = resident_bytes()
             yield besieged
             calls, lists = besieged.calls, besieged.lists
-            await until(lambda: besieged.calls > calls + 3 and besieged.lists > lists + 1)
+            await until(lambda: besieged.calls > calls + 3 and besieged.lists > lists + 1, 20)
             nursery.cancel_scope.cancel()
     assert besieged.worst_call < WORST_CALL_SECONDS
     assert besieged.worst_list < WORST_LIST_SECONDS
@@ -125,13 +126,6 @@ async def siege(directory: Path, caplog: pytest.LogCaptureFixture) -> AsyncItera
         record for record in caplog.records if record.message in ("handler failed", "connection failed", "service crashed")
     ]
     assert faults == []
-
-
-async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    """Wait until a condition holds."""
-    with trio.fail_after(seconds):
-        while not condition():
-            await trio.sleep(0.01)
 
 
 def resident_bytes() -> int:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 import subprocess
 import tempfile
 import urllib.parse
@@ -21,6 +20,7 @@ from mortalgpu.demo import ports_of
 from mortalgpu.simulation.driver import A100, V100, v100_uuid
 from mortalgpu.simulation.kubelet import AdmissionRefused, running
 from mortalgpu.simulation.node import SimulatedNode
+from tests.ports import free_port
 from tests.scenario.sick_node import fetch
 
 SHARED, SMALL = "mortalgpu/shared", "mortalgpu/small"
@@ -113,7 +113,7 @@ async def prometheus(targets: Mapping[str, str]) -> AsyncIterator[Prometheus]:
         ]
         settings = {"global": {"scrape_interval": f"{int(INTERVAL_SECONDS * 1000)}ms"}, "scrape_configs": jobs}
         Path(folder, "prometheus.yml").write_text(json.dumps(settings))
-        address = f"127.0.0.1:{_free_port()}"
+        address = f"127.0.0.1:{free_port()}"
         command = ["prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
         with Path(folder, "log").open("wb") as log:
             child = subprocess.Popen([*command, f"--web.listen-address={address}"], stdout=log, stderr=log)
@@ -124,12 +124,6 @@ async def prometheus(targets: Mapping[str, str]) -> AsyncIterator[Prometheus]:
             child.terminate()
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(child.wait)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def _answers(address: str, child: "subprocess.Popen[bytes]", log: Path) -> None:

@@ -7,7 +7,6 @@ library, kubelet and the API server.
 import json
 import os
 import shutil
-import socket
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -24,6 +23,7 @@ from mortalgpu.rpc.pb.deviceplugin.v1beta1 import deviceplugin_pb2 as pb
 from mortalgpu.simulation.driver import worked_example
 from mortalgpu.simulation.kubelet import TwinKubelet, _Endpoint, running
 from tests.e2e.daemon import EXAMPLE_SHARING, Daemon
+from tests.ports import free_ports
 from tests.soak.ledger import Ledger
 from tests.standin.apiserver.peer import ApiPeer, open_peer
 from tests.standin.cgroups import KubepodsTree
@@ -181,7 +181,7 @@ async def soak_node(ledger: Ledger) -> AsyncIterator[Node]:
             api = await stack.enter_async_context(open_peer())
             kubelet = TimedKubelet(folder / "kubelet", ledger)
             await stack.enter_async_context(running(kubelet))
-            network, gpus, itself = (f"127.0.0.1:{port}" for port in _free_ports(3))
+            network, gpus, itself = (f"127.0.0.1:{port}" for port in free_ports(3))
             config = _config(folder, api.url, network, gpus, itself)
             daemon = Daemon(folder, kubelet.device_plugin_dir, devices=worked_example(V100S), config=config)
             stack.enter_context(daemon)
@@ -223,13 +223,3 @@ def _mgctl(folder: Path) -> Path:
     script.write_text("#!/bin/sh\n")
     script.chmod(0o755)
     return script
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports

@@ -3,7 +3,6 @@
 import base64
 import json
 import secrets
-import socket
 import ssl
 import subprocess
 from pathlib import Path
@@ -14,6 +13,7 @@ import httpx
 from tests.e2e.apiserver.build import locate
 from tests.e2e.process import Process
 from tests.e2e.waiting import eventually
+from tests.ports import free_port
 from tests.standin.apiserver.tls import self_signed
 
 ACCOUNT = "mortalgpu"
@@ -22,12 +22,6 @@ ROLE_RULES = [
     {"apiGroups": [""], "resources": ["events"], "verbs": ["create"]},
 ]
 """All that the daemon may do."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class ControlPlane:

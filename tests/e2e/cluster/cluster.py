@@ -14,11 +14,12 @@ from typing import Any, Self
 
 from tests.chart.build import locate_helm
 from tests.e2e.apiserver.build import locate as locate_plane
-from tests.e2e.apiserver.control_plane import ControlPlane, free_port
+from tests.e2e.apiserver.control_plane import ControlPlane
 from tests.e2e.cluster.build import locate, program_path
 from tests.e2e.node import Node
 from tests.e2e.process import Process
 from tests.e2e.waiting import eventually
+from tests.ports import free_port
 
 NODE_NAME = "localhost"
 NETWORK_PLUGIN = """#!/bin/sh

@@ -11,7 +11,7 @@ from tests.e2e.build import Missing
 from tests.e2e.cluster.cluster import Cluster
 from tests.e2e.daemon import EXAMPLE_SHARING, SHARED
 from tests.e2e.images import BOX_IMAGE
-from tests.e2e.node import free_ports
+from tests.ports import free_ports
 from tests.standin.nvml import StateFile, state_of
 from tests.standin.nvml import build as build_driver
 

@@ -16,8 +16,8 @@ from tests.chart.helm import CHART, Tree
 from tests.e2e.cluster.cluster import Cluster
 from tests.e2e.cluster.release import DAEMON, NAMESPACE, RELEASE, Release, workload
 from tests.e2e.daemon import EXAMPLE_COUNTS, SHARED
-from tests.e2e.node import free_ports
 from tests.e2e.waiting import eventually
+from tests.ports import free_ports
 from tests.standin.nvml import Process
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.slow]
