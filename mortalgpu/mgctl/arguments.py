@@ -143,12 +143,24 @@ def _command(plain: list[str], flags: dict[str, str]) -> str:
 def _fill_in(options: Options, flags: dict[str, str], environment: dict[str, str]) -> None:
     for name, variable in _FROM_ENVIRONMENT.items():
         setattr(options, name, flags.get(name) or environment.get(variable, "") or getattr(options, name))
+    for name in ("pod", "token"):
+        if not _is_text(getattr(options, name)):
+            raise UsageError(f"the {name} given is not UTF-8 text")
     options.pretty = "pretty" in flags
     options.watch = "watch" in flags
     if options.output not in OUTPUTS:
         raise UsageError(f"output {options.output!a} is none of {', '.join(OUTPUTS)}")
     if "count" in flags:
         options.count = _number(flags["count"], "--count")
+
+
+def _is_text(given: str) -> bool:
+    """Whether a word can be sent; bytes that are no text come in as half characters. A token's file may have any name."""
+    try:
+        given.encode()
+    except UnicodeEncodeError:
+        return given.startswith("@")
+    return True
 
 
 def _get(options: Options, rest: list[str]) -> None:

@@ -64,6 +64,9 @@ def check_words(data: bytes) -> None:
         options = parse(words.split("\0"), environment)
         assert options.output in ("table", "json", "yaml")
         assert all(0 < pid < 10**9 for pid in options.pids)
+        # Both go over the wire, as UTF-8; a token that begins with @ is a file's name.
+        assert options.pod.encode() is not None
+        assert options.token.startswith("@") or options.token.encode() is not None
 
 
 def _answer() -> bytes:
