@@ -3,6 +3,7 @@
 Everything but the driver is real: pods, cgroups, namespaces, signals. The driver's stand-in says what processes hold.
 """
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -115,24 +116,33 @@ def test_whatever_a_process_calls_itself_it_is_held_and_shown_on_one_line(
     tally.add("attacks")
 
 
-def test_who_digs_too_deep_to_be_seen_costs_nobody_else_anything(stage: Stage, folder: Path, tally: Tally) -> None:
-    """It is nobody's, and so it is not held: what that takes is in SECURITY.md. It is charged to no other container."""
-    tenant, victim = stage.actor("tenant"), stage.actor("victim")
-    with intruding(stage, tenant, folder, "burrow") as intrusion:
+def test_who_digs_deeper_than_a_path_is_long_is_held_where_the_kernel_shows_its_beginning(
+    stage: Stage, folder: Path, tally: Tally
+) -> None:
+    """Some kernels cut such a path, and some refuse to write it: what that gains is in SECURITY.md."""
+    with no_cgroups_left(stage, stage.actor("tenant")), intruding(stage, stage.actor("tenant"), folder, "burrow") as intrusion:
         said = intrusion.said()
         if said != "done":
             pytest.skip(f"the kernel refuses the attack itself: {said}")
-        (pid,) = intrusion.pids()
-        with Life(victim.pid) as other, Life(tenant.pid) as first, stage.only(spared=(other, first)):
-            stage.hold(V100, {pid: 12 * tenant.limit_bytes, victim.pid: victim.limit_bytes})
-            eventually("a scan of it", lambda: shown(stage, victim.pid), seconds=10)
-        assert not shown(stage, pid)
+        try:
+            Path(f"/proc/{intrusion.pids()[0]}/cgroup").read_bytes()
+        except OSError as error:
+            pytest.skip(f"the kernel does not tell where it is: {error.strerror}")
+        held_and_its_victim_lives(stage, intrusion)
     tally.add("attacks")
 
 
-def shown(stage: Stage, pid: int) -> bool:
-    """Whether the daemon puts a process down to any container."""
-    return any(pid == process.pid for each in containers(stage.daemon) for process in each.device_processes)
+@contextmanager
+def no_cgroups_left(stage: Stage, actor: Actor) -> Iterator[None]:
+    """Remove what was nested in a container's cgroups, step by step: no path leads there."""
+    listings = stage.listings(actor)
+    try:
+        yield
+    finally:
+        for listing in listings:
+            for _, inside, _, descriptor in os.fwalk(listing.parent, topdown=False):
+                for name in inside:
+                    os.rmdir(name, dir_fd=descriptor)
 
 
 # Faster than the scan.
@@ -217,7 +227,8 @@ def test_a_chain_faster_than_the_scan_harms_nobody_and_costs_the_daemon_little(
     with nobody_else_suffers(stage), Appetite(stage, 2 * tenant.limit_bytes) as appetite:
         with intruding(stage, tenant, folder, "chain", "15"):
             threading.Event().wait(4)
-    assert len(appetite.seen) > 50
+    # It may be caught all the same, at its first link.
+    assert len(appetite.seen) > 50 or ended(stage, appetite.seen)
     tally.add("processes faster than the scan", len(appetite.seen))
     tally.add("attacks")
 
