@@ -2,15 +2,15 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from mortalgpu.cluster.base import NO_PODS, SOURCE_KUBERNETES, ClusterCounts, PodsView
 from mortalgpu.latest import Latest
 from mortalgpu.model.pod import Pod, PodNote
 
 
-@dataclass(frozen=True, slots=True)
-class TakenNote:
+class TakenNote(NamedTuple):
     """A note as it was given; `pod` is None for one on the node."""
 
     pod: Pod | None

@@ -19,12 +19,13 @@ from mortalgpu.model.device import Device, Fault
 from mortalgpu.model.pod import Assignment, Container, Pod
 from mortalgpu.model.share import Inventory, SharedDevice
 from mortalgpu.scan.scanner import Neighbours
+from mortalgpu.simulation.cluster import SimulatedCluster
 from mortalgpu.units import MIB, mib_ceil
 from tests.contract.driver_rigs import reason_without_gpu
 from tests.gpu.taker import taking
 from tests.standin.cgroups import Box, KubepodsTree, needs_unified
 from tests.unit.scan.making import RESOURCE, ids, view
-from tests.unit.scan.node import Cells, RecordingCluster, ScriptedKubelet, names, start_both
+from tests.unit.scan.node import Cells, ScriptedKubelet, names, start_both
 
 pytestmark = pytest.mark.gpu
 
@@ -73,7 +74,7 @@ async def _watch(
         return "the driver does not list our processes by the numbers they have here (another pid namespace)"
     granted = mib_ceil(listed[greedy.pid] or 0) + ROOM_MIB
     shared = SharedDevice(device, RESOURCE, device.memory_bytes // MIB)
-    kubelet, cluster = ScriptedKubelet(), RecordingCluster()
+    kubelet, cluster = ScriptedKubelet(), SimulatedCluster(MachineClock().now)
     kubelet.books = tuple(
         Assignment(
             f"pod-{number}", "ns", "main", {RESOURCE: ids(device.uuid, *range(number * granted, (number + 1) * granted))}

@@ -23,11 +23,12 @@ from mortalgpu.model.share import Inventory
 from mortalgpu.model.usage import NO_USAGE, Usage
 from mortalgpu.scan.rhythm import Tempo
 from mortalgpu.scan.scanner import Neighbours, ScanSettings
+from mortalgpu.simulation.cluster import SimulatedCluster
 from mortalgpu.units import MIB
 from tests.standin.cgroups import Box, KubepodsTree, needs_unified
 from tests.standin.nvml import Process, StateFile, build, state_of
 from tests.unit.scan.making import RESOURCE, ids, shared, view
-from tests.unit.scan.node import Cells, RecordingCluster, ScriptedKubelet, names, start_both
+from tests.unit.scan.node import Cells, ScriptedKubelet, names, start_both
 from tests.waiting import until
 
 SLEEPER = ("sleep", "300")
@@ -43,7 +44,7 @@ class Machine:
         self.tree = tree
         self.driver = driver
         self.kubelet = ScriptedKubelet()
-        self.cluster = RecordingCluster()
+        self.cluster = SimulatedCluster(MachineClock().now)
         self.pods = Latest(view())
         self.usage: Latest[Usage] = Latest(NO_USAGE)
         self.enforcement: Latest[Enforcement] = Latest(NO_ENFORCEMENT)

@@ -36,6 +36,7 @@ async def test_the_owner_the_log_and_the_figures_tell_why(
         await trio.sleep(1)
     assert names(node.cluster.notes) == [("pod-1", "GpuMemoryLimitExceeded")]
     told, note = node.cluster.notes[0]
+    assert told is not None
     assert told.api_uid
     assert "250 MiB" in note.message
     assert "limit of 200 MiB" in note.message

@@ -2,12 +2,12 @@
 
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import trio
 
-from mortalgpu.cluster.base import ClusterCounts, PodsView
+from mortalgpu.cluster.base import PodsView
 from mortalgpu.enforcer.service import EnforcerSettings, Hands
 from mortalgpu.enforcer.service import serve as serve_enforcer
 from mortalgpu.errors import KubeletError
@@ -15,11 +15,12 @@ from mortalgpu.host.base import HostProcess
 from mortalgpu.latest import Latest
 from mortalgpu.model.device import GpuProcess
 from mortalgpu.model.kill import NO_ENFORCEMENT, Enforcement
-from mortalgpu.model.pod import Assignment, ContainerRef, Pod, PodNote
+from mortalgpu.model.pod import Assignment, ContainerRef, Pod
 from mortalgpu.model.share import Inventory, SharedDevice
 from mortalgpu.model.usage import NO_USAGE, ContainerUsage, Usage
 from mortalgpu.scan.scanner import Neighbours, ScanSettings
 from mortalgpu.scan.scanner import serve as serve_scanner
+from mortalgpu.simulation.cluster import SimulatedCluster, TakenNote
 from mortalgpu.simulation.driver import SimulatedDriver
 from mortalgpu.simulation.host import SimulatedClock, SimulatedHost, Temper
 from mortalgpu.units import MIB
@@ -48,34 +49,6 @@ class ScriptedKubelet:
         return self.books
 
 
-class RecordingCluster:
-    """A pod source that publishes what the test says, and keeps the notes."""
-
-    def __init__(self) -> None:
-        self.notes: list[tuple[Pod, PodNote]] = []
-        self.refreshes = 0
-
-    def pods(self) -> AbstractAsyncContextManager[AsyncIterator[PodsView]]:
-        """The test publishes views itself."""
-        raise AssertionError("services are handed the pods as a cell")
-
-    def refresh(self) -> None:
-        """Count it."""
-        self.refreshes += 1
-
-    def note(self, pod: Pod, note: PodNote) -> None:
-        """Keep it."""
-        self.notes.append((pod, note))
-
-    def node_note(self, note: PodNote) -> None:
-        """Nothing here speaks to the node."""
-        raise AssertionError("neither scanner nor enforcer has anything to say to the node")
-
-    def counts(self) -> ClusterCounts:
-        """Nothing happened."""
-        return ClusterCounts()
-
-
 class Node:
     """Make one inside of a trio run."""
 
@@ -87,7 +60,7 @@ class Node:
         self.host.on_exit.append(self._free)
         self.clock = SimulatedClock()
         self.kubelet = ScriptedKubelet()
-        self.cluster = RecordingCluster()
+        self.cluster = SimulatedCluster(self.clock.now)
         self.inventory = Latest(Inventory(found))
         self.pods = Latest(view())
         self.usage: Latest[Usage] = Latest(NO_USAGE)
@@ -254,6 +227,6 @@ async def looks(count: float) -> None:
     await trio.sleep(count * LOOK_SECONDS)
 
 
-def names(notes: Iterable[tuple[Pod, PodNote]]) -> list[tuple[str, str]]:
-    """Pod name and reason of each note."""
-    return [(told.name, note.reason) for told, note in notes]
+def names(notes: Iterable[TakenNote]) -> list[tuple[str, str]]:
+    """Pod name and reason of each note on a pod."""
+    return [(told.name, note.reason) for told, note in notes if told is not None]
