@@ -1,15 +1,18 @@
 """HTTP/2 as fuzzing sees it: a script of frames, in which a change of any byte leaves the frames themselves whole."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
+import trio
 from hpack.hpack import Encoder
 from hyperframe.frame import Frame
 
 from mortalgpu.rpc.framing import frame
-from tests.unit.rpc.trial import PREFACE
 
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 _HEAD = 4
+_FRAME_HEAD = 9
+_HEADERS = 1
 RAW = b"R"
 SCRIPT = b"S"
 
@@ -24,8 +27,46 @@ def _frames(script: bytes) -> Iterator[bytes]:
     while len(script) >= _HEAD:
         kind, flags, stream, length = script[:_HEAD]
         payload, script = script[_HEAD : _HEAD + length], script[_HEAD + length :]
-        head = len(payload).to_bytes(3, "big") + bytes((kind % 12, flags)) + (stream & 0x1F).to_bytes(4, "big")
-        yield head + payload
+        yield _frame(kind % 12, flags, stream & 0x1F, payload)
+
+
+def replies(data: bytes) -> dict[int, bytes]:
+    """Return what a server says when a call begins, by its stream: in a script, from the first record for that stream on."""
+    if data.startswith(RAW):
+        return {1: data[1:], 3: b""}
+    frames = list(_frames(data[1:]))
+    later = next((at for at, each in enumerate(frames) if each[8] == 3), len(frames))
+    return {1: b"".join(frames[:later]), 3: b"".join(frames[later:])}
+
+
+async def reply(stream: trio.abc.HalfCloseableStream, said: Mapping[int, bytes]) -> None:
+    """Be a server that says these bytes when calls begin, each when its stream does, and then ends its side."""
+    received, waiting = b"", dict(said)
+    try:
+        await stream.send_all(SETTINGS)
+        while waiting:
+            part = await stream.receive_some(65536)
+            if not part:
+                return
+            received += part
+            for number in _begun(received.removeprefix(PREFACE)) & set(waiting):
+                await stream.send_all(waiting.pop(number))
+        await stream.send_eof()
+        while await stream.receive_some(65536):
+            pass
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
+        return
+
+
+def _begun(frames: bytes) -> set[int]:
+    """Streams whose headers are there."""
+    begun = set[int]()
+    while len(frames) >= _FRAME_HEAD:
+        end = _FRAME_HEAD + int.from_bytes(frames[:3])
+        if frames[3] == _HEADERS:
+            begun.add(int.from_bytes(frames[5:_FRAME_HEAD]))
+        frames = frames[end:]
+    return begun
 
 
 def script_of(frames: Iterable[Frame]) -> bytes:
@@ -38,20 +79,16 @@ def script_of(frames: Iterable[Frame]) -> bytes:
     return SCRIPT + b"".join(records)
 
 
-def answer(message: bytes, *, status: str = "0", text: str = "", prefix: bytes = b"") -> bytes:
-    """Return a whole server's side of the first call on a connection: settings, headers, one message, trailers."""
+def answer(message: bytes, *, stream: int = 1, status: str = "0", text: str = "", prefix: bytes = b"") -> bytes:
+    """Return a server's answer to one call: headers, one message (with another prefix, if one is given), trailers."""
     encoder = Encoder()
-    data = (prefix or frame(b"")[:1] + len(message).to_bytes(4, "big")) + message
     begin = encoder.encode([(":status", "200"), ("content-type", "application/grpc")])
-    end = encoder.encode([("grpc-status", status), *([("grpc-message", text)] if text else [])])
+    data = prefix + message if prefix else frame(message)
     parts = [data[at : at + 16384] for at in range(0, len(data), 16384)]
-    return b"".join(
-        [SETTINGS, _frame(1, 4, begin), *(_frame(0, 0, part) for part in parts), _frame(1, 5, end)],
-    )
+    end = encoder.encode([("grpc-status", status), *([("grpc-message", text)] if text else [])])
+    frames = [(1, 4, begin), *((0, 0, part) for part in parts), (1, 5, end)]
+    return b"".join(_frame(kind, flags, stream, payload) for kind, flags, payload in frames)
 
 
-def _frame(kind: int, flags: int, payload: bytes, stream: int = 1) -> bytes:
+def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
     return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
-
-
-__all__ = ["PREFACE", "RAW", "SCRIPT", "SETTINGS", "answer", "script_of", "wire_bytes"]

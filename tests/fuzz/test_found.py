@@ -7,13 +7,14 @@ import pytest
 from hyperframe.frame import ContinuationFrame, HeadersFrame
 
 from mortalgpu import configfile
-from mortalgpu.errors import ConfigError
+from mortalgpu.errors import ConfigError, KubeletError
 from mortalgpu.rpc.wire import Wire, WireError
 from tests.fuzz import guided, target
 from tests.fuzz.frames import PREFACE, SETTINGS
 from tests.fuzz.mutation import inputs
 from tests.fuzz.registry import TARGETS
 from tests.fuzz.target import Target, TooMuchMemory, TooSlow, no_fault_logged, only, probe
+from tests.fuzz.targets import kubernetes, neighbours, rpc
 
 pytestmark = pytest.mark.fuzz
 
@@ -66,6 +67,29 @@ def test_a_long_configuration_is_refused_in_a_time_that_grows_with_its_length(
             raise AssertionError("taken for a configuration")
 
     probe(Target("long-configuration", load, ()), b"")
+
+
+# Good inputs get to where the target looks: else it would be looking at nothing.
+
+
+def test_good_answers_of_neighbours_are_read() -> None:
+    resources, runtime = TARGETS["pod-resources"].seeds[0], TARGETS["container-runtime"].seeds[0]
+    held = [found.meta_devices for found in neighbours.assignments(resources)]
+    assert {neighbours.RESOURCE: ("GPU-0::0", "GPU-0::1")} in held
+    assert [len(pod.containers) for pod in neighbours.pods(runtime).values()] == [1]
+    neighbours.register(b"\0")
+    with pytest.raises(KubeletError):
+        neighbours.register(b"\3")
+
+
+def test_good_answers_of_a_server_are_received() -> None:
+    assert [len(rpc.answers(seed)) for seed in TARGETS["grpc-client"].seeds] == [4, 0, 0, 0]
+
+
+def test_good_answers_of_an_api_server_are_read() -> None:
+    whole, chunked, *_ = TARGETS["api-http"].seeds
+    assert kubernetes.asked(whole) == (1, 0)
+    assert kubernetes.asked(chunked) == (None, 5)
 
 
 # Planted.

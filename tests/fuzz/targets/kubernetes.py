@@ -1,7 +1,6 @@
 """Targets: the Kubernetes API's JSON, its HTTP, and where it is said to be."""
 
 import json
-from collections.abc import Awaitable, Callable
 from functools import partial
 
 import trio
@@ -81,45 +80,54 @@ def _named(data: bytes, pod: Pod) -> bool:
     return b"\\" in data or all(text.encode() in data for text in texts)
 
 
-async def _hosted(reply: bytes, ask: Callable[[str], Awaitable[None]]) -> None:
-    """Ask an HTTP server that says these bytes to whoever connects, and hangs up."""
+async def _ask(said: bytes) -> tuple[int | None, int | None]:
+    """List, then watch, as the adapter does, at an HTTP server that says these bytes to whoever connects, and hangs up.
+
+    Return how many pods were listed and lines read; None for what ended in a ClusterError.
+    """
 
     async def serve(stream: trio.SocketStream) -> None:
         try:
             await stream.receive_some(65536)
-            await stream.send_all(reply)
+            await stream.send_all(said)
             await stream.send_eof()
         except trio.BrokenResourceError:
             return
 
-    async with trio.open_nursery() as nursery:
-        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        nursery.start_soon(trio.serve_listeners, serve, [listener])
-        port = listener.socket.getsockname()[1]
-        with trio.fail_after(60):
-            await ask(f"http://127.0.0.1:{port}")
-        nursery.cancel_scope.cancel()
+    listed: int | None = None
+    watched: int | None = None
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+            nursery.start_soon(trio.serve_listeners, serve, [listener])
+            port = listener.socket.getsockname()[1]
+            async with open_session(ApiAccess(f"http://127.0.0.1:{port}"), PACE) as session:
+                with only(ClusterError):
+                    listed = len(read_list(await session.get("/api/v1/pods", {"limit": "1"})).items or ())
+                with only(ClusterError):
+                    watched = await _watch(session)
+            nursery.cancel_scope.cancel()
+    return listed, watched
 
 
-async def _use(url: str) -> None:
-    """Use an API as the adapter does: a list, then a watch."""
-    async with open_session(ApiAccess(url), PACE) as session:
-        with only(ClusterError):
-            read_list(await session.get("/api/v1/pods", {"limit": "1"}))
-        with only(ClusterError):
-            await _watch(session)
-
-
-async def _watch(session: ApiSession) -> None:
+async def _watch(session: ApiSession) -> int:
+    count = 0
     async with session.lines("/api/v1/pods", {"watch": "1"}) as batches:
         async for lines in batches:
             assert all(line and b"\n" not in line for line in lines)
+            count += len(lines)
+    return count
+
+
+def asked(data: bytes) -> tuple[int | None, int | None]:
+    """Return how many pods and lines an API server that says these bytes is good for."""
+    return trio.run(_ask, data)
 
 
 def check_http(data: bytes) -> None:
     """Whatever an API server says on its connections is read, or is a ClusterError."""
     with no_fault_logged():
-        trio.run(_hosted, data, _use)
+        asked(data)
 
 
 def check_access(data: bytes) -> None:

@@ -2,9 +2,10 @@
 
 import base64
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import trio
 
@@ -13,12 +14,15 @@ from mortalgpu.errors import ClusterError, KubeletError
 from mortalgpu.kubelet.checkpoint import parse_checkpoint
 from mortalgpu.kubelet.podresources import PodResources
 from mortalgpu.kubelet.registration import SOCKET_NAME, KubeletRegistrar
+from mortalgpu.model.pod import Assignment, Pod
 from mortalgpu.rpc.pb.cri.v1 import runtime_pb2 as cri
 from mortalgpu.rpc.pb.deviceplugin.v1beta1 import deviceplugin_pb2 as plugin
 from mortalgpu.rpc.pb.podresources.v1 import podresources_pb2 as listed
 from mortalgpu.sharing.evidence import VARIABLE
-from tests.fuzz.frames import answer
+from tests.fuzz.frames import answer, reply
 from tests.fuzz.target import Target, no_fault_logged, only, scratch
+
+_T = TypeVar("_T")
 
 RESOURCE = "mortalgpu/v100"
 _UID = "a9f875c6-f5b7-4ad4-a890-c3b2c81cf9fa"
@@ -37,20 +41,14 @@ def _named(data: bytes, *texts: str) -> bool:
     return all(text.encode("utf-8", "replace") in data or b"\\" in data for text in texts)
 
 
-async def _answered(wire: bytes, socket: Path, ask: Callable[[], Awaitable[object]]) -> None:
-    """Ask a server on a socket that says these bytes to whoever connects."""
+async def _answered(said: Mapping[int, bytes], socket: Path, ask: Callable[[], Awaitable[_T]]) -> _T:
+    """Ask a server on a socket that says these bytes, by the number of the stream on which it is asked."""
 
     async def serve(stream: trio.SocketStream) -> None:
         async with stream:
-            try:
-                await stream.send_all(wire)
-                await stream.send_eof()
-                while await stream.receive_some(65536):
-                    pass
-            except trio.BrokenResourceError:
-                return
+            await reply(stream, said)
 
-    failure: Exception | None = None
+    answer: _T | Exception
     socket.unlink(missing_ok=True)
     with trio.socket.socket(trio.socket.AF_UNIX) as listening:
         await listening.bind(str(socket))
@@ -59,12 +57,13 @@ async def _answered(wire: bytes, socket: Path, ask: Callable[[], Awaitable[objec
             nursery.start_soon(trio.serve_listeners, serve, [trio.SocketListener(listening)])
             try:
                 with trio.fail_after(30):
-                    await ask()
+                    answer = await ask()
             except Exception as error:
-                failure = error  # Raised again outside, so that the nursery puts no group around it.
+                answer = error  # Raised outside, so that the nursery puts no group around it.
             nursery.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 _ENDINGS = (
@@ -88,39 +87,45 @@ def _wire(data: bytes) -> bytes:
 
 def check_pod_resources(data: bytes) -> None:
     """kubelet's list of assignments: of our resources only, nothing that it did not name, or one KubeletError."""
-    socket = scratch() / "resources.sock"
-
-    async def ask() -> None:
-        for found in await PodResources(socket, (RESOURCE,)).assignments():
+    with no_fault_logged(), only(KubeletError):
+        for found in assignments(data):
             assert set(found.meta_devices) <= {RESOURCE}
             named = [found.pod_name, found.pod_namespace, found.container_name, *found.meta_devices.get(RESOURCE, ())]
             assert all(name.encode() in data for name in named)
 
-    with no_fault_logged(), only(KubeletError):
-        trio.run(_answered, _wire(data), socket, ask)
+
+def assignments(data: bytes) -> tuple[Assignment, ...]:
+    """Ask a kubelet that answers so."""
+    socket = scratch() / "resources.sock"
+    return trio.run(_answered, {1: _wire(data)}, socket, PodResources(socket, (RESOURCE,)).assignments)
 
 
 def check_registration(data: bytes) -> None:
     """kubelet takes our registration, or there is one KubeletError with its words."""
-    registrar = KubeletRegistrar(scratch(), plugin.DevicePluginOptions())
     with no_fault_logged(), only(KubeletError):
-        trio.run(_answered, _wire(data), scratch() / SOCKET_NAME, partial(registrar.register, RESOURCE, "ours.sock"))
+        register(data)
+
+
+def register(data: bytes) -> None:
+    """Register with a kubelet that answers so."""
+    registrar = KubeletRegistrar(scratch(), plugin.DevicePluginOptions())
+    trio.run(_answered, {1: _wire(data)}, scratch() / SOCKET_NAME, partial(registrar.register, RESOURCE, "ours.sock"))
 
 
 def check_runtime(data: bytes) -> None:
     """The runtime's sandboxes and containers: pods by the uid that it names, or one ClusterError."""
-    socket = scratch() / "cri.sock"
-    sandboxes, _, containers = data.partition(b"\xfd\xfd")
-    second = answer(containers)[9:].replace(b"\x00\x00\x00\x01", b"\x00\x00\x00\x03")
-
-    async def ask() -> None:
-        for uid, pod in (await read_pods(socket)).items():
+    with no_fault_logged(), only(ClusterError):
+        for uid, pod in pods(data).items():
             assert uid == pod.uid != ""
             assert uid.encode() in data
             assert all(each.container_id.encode() in data for each in pod.containers)
 
-    with no_fault_logged(), only(ClusterError):
-        trio.run(_answered, _wire(sandboxes) + second, socket, ask)
+
+def pods(data: bytes) -> dict[str, Pod]:
+    """Ask a runtime that answers so."""
+    socket = scratch() / "cri.sock"
+    sandboxes, _, containers = data.partition(b"\xfd\xfd")
+    return trio.run(_answered, {1: _wire(sandboxes), 3: answer(containers, stream=3)}, socket, partial(read_pods, socket))
 
 
 def _checkpoint() -> dict[str, object]:
