@@ -8,12 +8,13 @@ running container holds:
 1. The reading of kubelet's books began after the container was first seen alive: its pod was completely admitted by then.
 2. The pods view was in sync when the reading began, and is now, and both times this pod was the only one of its name that
    is not finished. A pod that left the view but still has processes counts as one of that name.
-3. The reading has one entry of that name; several that agree are one.
+3. The reading has one entry of that name; several that agree are one. Where kubelet's checkpoint knows the container, by
+   pod UID and container name, it says the same.
 
 A container that the reading does not list is not a container that holds nothing: kubelet lists no init containers (which may
 hold shares) and no ephemeral ones, and a kubelet that has just started lists no pods at all. What kubelet's checkpoint says of
-it, by pod UID and container name, is taken instead; it was written before the container started. Without that it stays
-unknown and is tried again with each reading. What is bound stays bound while the container lives, whoever stops answering.
+it is taken instead; it was written before the container started. Without that it stays unknown and is tried again with each
+reading. What is bound stays bound while the container lives, whoever stops answering.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -116,7 +117,10 @@ class _Books:
         key = (*name, container_name)
         if key in self.entries and self.entries[key] is None:
             return None
-        entry = self.entries.get(key) or self._from_checkpoint(pod, container_name)
+        listed, booked = self.entries.get(key), self._from_checkpoint(pod, container_name)
+        if listed and booked and set(listed.held) != set(booked.held):
+            return None
+        entry = listed or booked
         return Binding(entry, name in self.holding or bool(entry and entry.held))
 
     def _from_checkpoint(self, pod: Pod, container_name: str) -> Entry | None:

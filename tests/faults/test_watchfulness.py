@@ -2,30 +2,33 @@
 
 import os
 import re
+import socket
+from collections.abc import Callable
 
 import pytest
 import trio
 
-from mortalgpu import statefile
 from mortalgpu.enforcer import decide
 from mortalgpu.enforcer import service as enforcer
 from mortalgpu.host.base import HostProcess, KillOutcome
+from mortalgpu.model.device import Device
 from mortalgpu.model.usage import DeviceClaim, ProcessUsage
-from mortalgpu.scan import discovery, listings
+from mortalgpu.scan import listings
 from mortalgpu.sharing import layout
 from mortalgpu.simulation.host import SentSignal, SimulatedHost
 from tests.faults.faulty import Plan
 from tests.faults.play import play
 from tests.faults.ports import points
 from tests.faults.test_numbers import Inheritance
+from tests.faults.world import World
 
 pytestmark = pytest.mark.faults
 
 
-def fails(plan: Plan, monkeypatch: pytest.MonkeyPatch, why: str, changes: Inheritance | None = None) -> None:
+def fails(plan: Plan, monkeypatch: pytest.MonkeyPatch, why: str, prepare: Callable[[World], None] = lambda _: None) -> None:
     """Play a story that must fail, for this reason."""
     with pytest.raises(BaseException) as caught:
-        play(plan, monkeypatch, prepare=changes.prepare if changes else lambda _: None)
+        play(plan, monkeypatch, prepare=prepare)
     error = caught.value
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
@@ -45,13 +48,13 @@ def test_a_signal_without_question_and_identity_is_seen(monkeypatch: pytest.Monk
     monkeypatch.setattr(enforcer._Enforcer, "_is_still_wanted", always)
     monkeypatch.setattr(SimulatedHost, "_strike", strike_whoever)
     changes = Inheritance(next(point for point in points() if point.name == "ProcessTable.describe"), 1, None)
-    fails(changes.plan, monkeypatch, "SIGKILL to pid .* a stranger", changes)
+    fails(changes.plan, monkeypatch, "SIGKILL to pid .* a stranger", changes.prepare)
 
 
 def test_believing_every_listing_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listings.Listings, "disbelieved", lambda *_: frozenset())
     changes = Inheritance(next(point for point in points() if point.name == "ProcessTable.open"), 1, "bob")
-    fails(changes.plan, monkeypatch, "bob is within its limit", changes)
+    fails(changes.plan, monkeypatch, "bob is within its limit", changes.prepare)
 
 
 def test_choosing_the_smallest_process_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,28 +75,38 @@ def test_a_layout_that_changes_under_its_holders_is_seen(monkeypatch: pytest.Mon
     fails(Plan(), monkeypatch, "bob is within its limit")
 
 
+def leaking(leak: Callable[[], object]) -> Callable[[World], None]:
+    """Prepare a world in which the daemon leaves something behind each time it lists the devices."""
+
+    def prepare(world: World) -> None:
+        devices = world.driver.devices
+
+        async def leaky() -> tuple[Device, ...]:
+            leak()
+            return await devices()
+
+        world.driver.devices = leaky  # type: ignore[method-assign]
+
+    return prepare
+
+
 def test_an_open_file_left_behind_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    left = []
-    write_state = statefile.write_state
-
-    def leaking(*arguments: object) -> None:
-        left.append(os.open("/dev/null", os.O_RDONLY))
-        write_state(*arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(discovery, "write_state", leaking)
+    left: list[int] = []
     try:
-        fails(Plan(), monkeypatch, "left over")
+        fails(Plan(), monkeypatch, "left over", leaking(lambda: left.append(os.open("/dev/null", os.O_RDONLY))))
     finally:
         for number in left:
             os.close(number)
 
 
 def test_a_task_left_behind_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    serve = discovery.Discovery.serve
+    fails(Plan(), monkeypatch, "tasks left", leaking(lambda: trio.lowlevel.spawn_system_task(trio.sleep_forever)))
 
-    async def leaking(self: discovery.Discovery, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        trio.lowlevel.spawn_system_task(trio.sleep_forever)
-        await serve(self, task_status=task_status)
 
-    monkeypatch.setattr(discovery.Discovery, "serve", leaking)
-    fails(Plan(), monkeypatch, "tasks left")
+def test_a_socket_left_behind_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def prepare(world: World) -> None:
+        world.kubelet.device_plugin_dir.mkdir(parents=True)
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(str(world.root / "mortalgpu-dead.sock"))
+
+    fails(Plan(), monkeypatch, "sockets left", prepare)

@@ -3,7 +3,8 @@
 A signal is held against the truth at the moment it is sent; so is every grant at the moment it is made.
 """
 
-from collections.abc import Callable, Iterable
+import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from typing import Any
 import trio
 
 from mortalgpu.host.base import HostProcess
+from mortalgpu.kubelet.checkpoint import FILE_NAME as CHECKPOINT
 from mortalgpu.model.device import GpuProcess
-from mortalgpu.model.pod import Assignment, Container, ContainerRef, Pod
+from mortalgpu.model.pod import Container, ContainerRef, Pod
 from mortalgpu.sharing.metaid import parse_id
 from mortalgpu.simulation.cluster import SimulatedCluster
 from mortalgpu.simulation.driver import A100, V100, SimulatedDriver, worked_example
@@ -63,8 +65,6 @@ class World:
     """Bytes by device and pid."""
     wrong: list[str] = field(default_factory=list)
     """What must never happen, and did."""
-    excused: set[str] = field(default_factory=set)
-    """Pods about which kubelet or the cluster lied: they are held to what was said of them."""
     asked_for: set[int] = field(default_factory=set)
     """Processes that an operator asked to end."""
     shares: dict[str, int] = field(default_factory=lambda: {GPUS: SHARES, PARTS: SHARES})
@@ -133,6 +133,7 @@ class World:
         tenant = Tenant(pod, ref, resource, admitted.meta_devices, uuid, limit, in_force)
         self._check_grant(tenant, admitted.edits.envs)
         self.tenants[name] = tenant
+        self._write_checkpoint()
         self.cluster.put(pod)
         return tenant
 
@@ -148,6 +149,7 @@ class World:
         self.kubelet.delete(name)
         self.cluster.remove(tenant.ref.pod_uid)
         del self.tenants[name]
+        self._write_checkpoint()
 
     def run(
         self, ref: ContainerRef | None, mib: int, uuid: str, *, pid: int | None = None, temper: Temper | None = None
@@ -210,10 +212,8 @@ class World:
                 self.wrong.append(f"an id of {name} is not in the list any more")
 
     def hear_lie(self, point: Point, truth: Any, told: Any) -> None:
-        """Take note of a lie that only kubelet or the cluster could correct: who it is about is held to it."""
-        if point.name == "Assignments.assignments":
-            self.excused |= {pod_name for pod_name, *_ in _books(truth) ^ _books(told)}
-        elif point.name == "GpuDriver.processes":
+        """Take note of a lie whose consequences nobody could prevent."""
+        if point.name == "GpuDriver.processes":
             for uuid, listed in told.items():
                 if isinstance(listed, tuple):
                     self.said.setdefault(uuid, []).append({each.pid: each.used_bytes or 0 for each in listed})
@@ -223,6 +223,21 @@ class World:
             self.needs_reset = True
 
     # How it is held together.
+
+    def _write_checkpoint(self) -> None:
+        """Write kubelet's checkpoint, as kubelet does when it has allocated."""
+        entries = [
+            {
+                "PodUID": tenant.ref.pod_uid,
+                "ContainerName": CONTAINER,
+                "ResourceName": tenant.resource,
+                "DeviceIDs": {"-1": list(tenant.ids)},
+                "AllocResp": "",
+            }
+            for tenant in self.tenants.values()
+        ]
+        text = json.dumps({"Data": {"PodDeviceEntries": entries, "RegisteredDevices": {}}, "Checksum": 0})
+        (self.kubelet.device_plugin_dir / CHECKPOINT).write_text(text)
 
     def _check_grant(self, tenant: Tenant, envs: Any) -> None:
         told = envs.get("METAGPU_MAX_MEM", "nothing")
@@ -240,7 +255,7 @@ class World:
         tenant = next((found for found in self.tenants.values() if found.ref == process.container), None)
         if tenant is None:
             return "a stranger, or of a pod without shares"
-        if tenant.pod.name in self.excused or process.pid in self.asked_for:
+        if process.pid in self.asked_for:
             return ""
         for uuid in {uuid for uuid, pid in self.used if pid == process.pid}:
             if self.held_bytes(tenant, uuid) > (tenant.limit_bytes if uuid == tenant.uuid else 0):
@@ -272,8 +287,3 @@ class World:
     def _tell(self, uuid: str) -> None:
         listed = (GpuProcess(pid, held) for (where, pid), held in {**self.ghosts, **self.used}.items() if where == uuid)
         self.driver.set_processes(uuid, *listed)
-
-
-def _books(answer: Iterable[Assignment]) -> set[tuple[str, ...]]:
-    """kubelet's answer in a form that can be compared, line by line."""
-    return {(each.pod_name, each.pod_namespace, each.container_name, str(dict(each.meta_devices))) for each in answer}

@@ -161,9 +161,12 @@ def test_the_checkpoint_says_nothing_of_a_container_by_another_name_or_pod(pod_u
     assert shares_of(bound(world, 1, 9)) is None
 
 
-def test_what_kubelet_lists_goes_before_its_checkpoint() -> None:
+def test_a_container_of_which_kubelets_list_and_checkpoint_disagree_is_unknown_until_they_agree() -> None:
     world = world_with_one_pod()
     world.checkpoint = (CheckpointEntry("mortalgpu/v100", ids("GPU-a", 5), "", uid(1), "main"),)
+    world.settle()
+    assert bound(world).binding is None
+    world.checkpoint = (CheckpointEntry("mortalgpu/v100", ids("GPU-a", 1, 0), "", uid(1), "main"),)
     world.settle()
     assert shares_of(bound(world)) == 2
 
