@@ -4,6 +4,7 @@ Rules, all pure (the time is an argument):
 1. Each (object, reason) has a purse of `burst` Events that refills by one every `refill_seconds`.
 2. The same text again within `fold_seconds` is folded: counted, and told with the next Event that passes.
 3. What an empty purse refuses is folded in the same way; nothing is forgotten but the least recently used keys.
+4. A purse that is full again and has nothing to tell is as good as a new one, and is dropped: pods come and go.
 """
 
 from collections import OrderedDict
@@ -27,7 +28,12 @@ class Throttle:
         self._refill_seconds = refill_seconds
         self._fold_seconds = fold_seconds
         self._keys = keys
+        self._full_seconds = max(burst * refill_seconds, fold_seconds)
         self._purses: OrderedDict[tuple[str, str], _Purse] = OrderedDict()
+
+    def __len__(self) -> int:
+        """How many objects, each with a reason, are remembered."""
+        return len(self._purses)
 
     def admit(self, about: str, reason: str, text: str, now: float) -> int | None:
         """Return how often this has happened since the last Event (1 or more) if one may go out now, else None."""
@@ -41,6 +47,7 @@ class Throttle:
         return count
 
     def _purse(self, about: str, reason: str, now: float) -> _Purse:
+        self._drop_full(now)
         purse = self._purses.setdefault((about, reason), _Purse(float(self._burst), now))
         purse.left = min(float(self._burst), purse.left + (now - purse.filled_at) / self._refill_seconds)
         purse.filled_at = now
@@ -48,3 +55,11 @@ class Throttle:
         if len(self._purses) > self._keys:
             self._purses.popitem(last=False)
         return purse
+
+    def _drop_full(self, now: float) -> None:
+        """Drop the purses that are as good as new (rule 4), the least recently used first."""
+        while self._purses:
+            purse = next(iter(self._purses.values()))
+            if purse.folded or now - purse.filled_at < self._full_seconds:
+                return
+            self._purses.popitem(last=False)

@@ -1,5 +1,6 @@
 """Notes as Events: what is posted, what is folded, and that a deaf server costs nothing but the news."""
 
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -156,8 +157,34 @@ def test_one_noisy_pod_does_not_silence_another_or_another_reason() -> None:
     assert throttle.admit("a", "S", "x", 0) == 1
 
 
+def test_of_pods_that_came_and_went_nothing_is_kept() -> None:
+    throttle = Throttle(burst=5, refill_seconds=10, fold_seconds=60)
+    for now in range(3600):
+        assert throttle.admit(f"pod {now}", "R", "told once", now) == 1
+        assert len(throttle) <= 60
+
+
+def test_what_is_not_told_yet_is_kept_until_it_is() -> None:
+    throttle = Throttle(burst=1, refill_seconds=10, fold_seconds=60)
+    assert [throttle.admit("pod", "R", text, 0) for text in ("x", "y")] == [1, None]
+    assert throttle.admit("other", "R", "x", 1000) == 1
+    assert throttle.admit("pod", "R", "z", 1001) == 2
+
+
+def test_to_be_dropped_changes_no_answer() -> None:
+    dice = random.Random(3)
+    dropping, keeping = Throttle(), Throttle()
+    keeping._full_seconds = float("inf")
+    now = 0.0
+    for _ in range(5000):
+        now += dice.choice([0.1, 3.0, 20.0, 100.0])
+        asked = (f"pod {dice.randrange(4)}", "R", f"text {dice.randrange(2)}", now)
+        assert dropping.admit(*asked) == keeping.admit(*asked)
+    assert len(dropping) < len(keeping)
+
+
 def test_ten_thousand_pods_leave_a_bounded_memory_of_what_was_told() -> None:
     throttle = Throttle(keys=100)
     for number in range(10_000):
-        assert throttle.admit(f"pod-{number}", "R", "x", float(number)) == 1
-    assert len(throttle._purses) == 100
+        assert throttle.admit(f"pod-{number}", "R", "x", number / 1000) == 1
+    assert len(throttle) == 100
