@@ -52,7 +52,6 @@ class Tenant:
     box: Box | None
     factor: int = 1
     workers: list[Worker] = field(default_factory=list)
-    since: float = field(default_factory=trio.current_time)
     left: bool = False
     """Its shares may be somebody else's by now, and its token is dead then."""
 
