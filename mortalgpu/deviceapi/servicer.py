@@ -54,9 +54,10 @@ class Streams:
 
     @asynccontextmanager
     async def place(self, caller: Caller) -> AsyncIterator[None]:
-        """Hold a place for one stream. Raises Refusal when there is none."""
+        """Hold a place for one stream; a caller's first one always has a place. Raises Refusal when there is none."""
         key = (caller.level, caller.container, caller.meta_devices, caller.email)
-        if sum(self._open.values()) >= MOST_STREAMS or self._open.get(key, 0) >= MOST_STREAMS_PER_CALLER:
+        own = self._open.get(key, 0)
+        if own >= MOST_STREAMS_PER_CALLER or (own and sum(self._open.values()) >= MOST_STREAMS):
             raise Refusal(Code.RESOURCE_EXHAUSTED, "too many streams are open; end some of yours, or try again later")
         self._open[key] = self._open.get(key, 0) + 1
         try:

@@ -9,7 +9,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,11 @@ import trio
 from mortalgpu.deviceapi import tokens
 from mortalgpu.deviceapi.identity import Door
 from mortalgpu.deviceapi.refusals import LINES, PER_SECONDS
+from mortalgpu.deviceapi.servicer import MOST_STREAMS_PER_CALLER, Streams
+from mortalgpu.deviceapi.views import Caller
+from mortalgpu.model.pod import ContainerRef
 from mortalgpu.rpc.peer import Peer
-from mortalgpu.rpc.status import Code, RpcError
+from mortalgpu.rpc.status import Code, Refusal, RpcError
 from mortalgpu.simulation.host import Temper
 from tests.campaign import Tally
 from tests.unit.deviceapi import node, rig
@@ -172,6 +175,25 @@ async def test_the_token_of_a_container_that_ended_opens_nothing_of_who_got_its_
             assert await code(client, "KillGpuProcess", pid=node.INFER_PID) is Code.UNAUTHENTICATED
             assert await code(heir, "GetDevices") is Code.OK
         tally.add("calls refused", 2)
+    tally.add("attacks")
+
+
+async def test_the_streams_of_many_containers_leave_everybody_else_one(tmp_path: Path, tally: Tally) -> None:
+    """A tenant may have many pods on a node."""
+    streams = Streams()
+    tenants = [Caller("l1", container=ContainerRef(node.uid(number), node.cid(number))) for number in range(100, 120)]
+    async with AsyncExitStack() as stack:
+        refused = 0
+        for tenant in tenants:
+            for _ in range(MOST_STREAMS_PER_CALLER + 1):
+                try:
+                    await stack.enter_async_context(streams.place(tenant))
+                except Refusal:
+                    refused += 1
+        assert refused >= len(tenants)
+        for caller in (Caller("l1", container=node.INFER), Caller("l0", email="root"), Caller("l0", email="op@site")):
+            await stack.enter_async_context(streams.place(caller))
+        tally.add("calls refused", refused)
     tally.add("attacks")
 
 
