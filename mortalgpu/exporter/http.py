@@ -125,7 +125,7 @@ class _Session:
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.max_head_bytes)
         self._scope = trio.CancelScope()
         self.idle_since: float | None = None
-        """Since when no request is under way; None while one is."""
+        """Since when no whole request has come; None while one is answered."""
 
     def retire(self) -> None:
         """End it for another's sake."""
@@ -148,6 +148,7 @@ class _Session:
         head = await self._head()
         if head is None:
             return False
+        self.idle_since = None
         headers = {name.decode("ascii"): value.decode("latin-1") for name, value in head.headers}
         if "transfer-encoding" in headers or headers.get("content-length", "0").strip("0"):
             await self._refuse(413, "a request here has no body")
@@ -176,7 +177,6 @@ class _Session:
         self.idle_since = trio.current_time()
         with trio.move_on_after(self._limits.idle_seconds) as waiting:
             await self._receive()
-        self.idle_since = None
         return not waiting.cancelled_caught
 
     async def _next_event(self) -> h11.Event | None:
