@@ -56,6 +56,8 @@ class SimulatedHost:
 
     def __init__(self, first_pid: int = 1000) -> None:
         self.signals: list[SentSignal] = []
+        self.on_signal: list[Callable[[SentSignal], None]] = []
+        """Called with each signal as it is sent, before it does anything."""
         self.on_exit: list[Callable[[HostProcess], None]] = []
         """Called with each process that ends: the simulated driver frees its memory there."""
         self._next_pid = first_pid
@@ -168,6 +170,12 @@ class SimulatedHost:
         for told in self.on_exit:
             told(life.process)
 
+    def _note_signal(self, process: HostProcess, name: str) -> None:
+        sent = SentSignal(process, name, trio.current_time())
+        self.signals.append(sent)
+        for heard in self.on_signal:
+            heard(sent)
+
     def _strike(self, life: _Life, name: str, expected: HostProcess) -> KillOutcome | None:
         """Do to one process what the kernel and the adapter do together; return why not, or None when it was signalled."""
         if self._has_ended(life):
@@ -177,7 +185,7 @@ class SimulatedHost:
         if life.temper.protected:
             return KillOutcome.NOT_PERMITTED
         now = trio.current_time()
-        self.signals.append(SentSignal(life.process, name, now))
+        self._note_signal(life.process, name)
         life.dies_at = min(life.dies_at, now + (life.temper.term_seconds if name == "SIGTERM" else life.temper.kill_seconds))
         self._has_ended(life)
         return None

@@ -15,11 +15,11 @@ from mortalgpu.model.device import Device
 from mortalgpu.model.usage import DeviceClaim, ProcessUsage
 from mortalgpu.scan import listings
 from mortalgpu.sharing import layout
-from mortalgpu.simulation.host import SentSignal, SimulatedHost
+from mortalgpu.simulation.host import SimulatedHost
 from tests.faults.faulty import Plan
+from tests.faults.inheritance import Inheritance
 from tests.faults.play import play
 from tests.faults.ports import points
-from tests.faults.test_numbers import Inheritance
 from tests.faults.world import World
 
 pytestmark = pytest.mark.faults
@@ -41,7 +41,7 @@ def test_a_signal_without_question_and_identity_is_seen(monkeypatch: pytest.Monk
 
     def strike_whoever(self: SimulatedHost, life: object, name: str, _expected: HostProcess) -> KillOutcome | None:
         found = self._lives[life.process.pid]  # type: ignore[attr-defined]
-        self.signals.append(SentSignal(found.process, name, trio.current_time()))
+        self._note_signal(found.process, name)
         self.exit(found.process.pid)
         return None
 

@@ -4,7 +4,6 @@ A signal is held against the truth at the moment it is sent; so is every grant a
 """
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,18 +41,6 @@ class Tenant:
     shares_in_force: int
 
 
-class _Watched(list[SentSignal]):
-    """The host's record of signals, which has each looked at as it is entered."""
-
-    def __init__(self, look: Callable[[SentSignal], None]) -> None:
-        super().__init__()
-        self._look = look
-
-    def append(self, signal: SentSignal) -> None:
-        self._look(signal)
-        super().append(signal)
-
-
 @dataclass
 class World:
     """Make one inside of a trio run, in a folder of its own."""
@@ -88,7 +75,7 @@ class World:
         self.devices = {device.uuid: device for device in (*worked_example(2)[:2], a100, *partitions[:2])}
         self.driver = SimulatedDriver(self.devices.values())
         self.host = SimulatedHost()
-        self.host.signals = _Watched(self._check_signal)
+        self.host.on_signal.append(self._check_signal)
         self.host.on_exit.append(self._freed)
         self.clock = SimulatedClock()
         self.cluster = SimulatedCluster(self.clock.now)

@@ -1,13 +1,13 @@
 """A node's story in virtual time, with the truth about it, against which each signal is held."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mortalgpu.errors import DriverError
 from mortalgpu.host.base import HostProcess
 from mortalgpu.model.device import Fault, GpuProcess
 from mortalgpu.model.pod import ContainerRef, Pod
-from mortalgpu.simulation.host import SentSignal, Temper
+from mortalgpu.simulation.host import Temper
 from mortalgpu.units import MIB
 from tests.unit.scan.making import RESOURCE, holds, ids, pod, ref
 from tests.unit.scan.node import Node
@@ -41,18 +41,6 @@ class Truth:
         return min(10, max(self.shares, wanted)) * SHARE_MIB
 
 
-class _Watched(list[SentSignal]):
-    """The host's record of signals, which checks each before it is entered."""
-
-    def __init__(self, check: Callable[[HostProcess], None]) -> None:
-        super().__init__()
-        self._check = check
-
-    def append(self, signal: SentSignal) -> None:
-        self._check(signal.process)
-        super().append(signal)
-
-
 @dataclass
 class Story:
     """The world, the truth about it, and what can happen. Made inside of a trio run."""
@@ -68,7 +56,7 @@ class Story:
     """Listings, with their figures, that the present daemon has scanned."""
 
     def __post_init__(self) -> None:
-        self.node.host.signals = _Watched(self.check)
+        self.node.host.on_signal.append(lambda sent: self.check(sent.process))
         answer = self.node.driver.processes
 
         async def processes(uuids: Sequence[str]) -> Mapping[str, tuple[GpuProcess, ...] | Fault]:
