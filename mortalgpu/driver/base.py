@@ -7,7 +7,7 @@ Errors of every verb: `DriverLost` when the driver is gone and must be opened an
 within the adapter's own deadline, `DriverError` for anything else. All verbs may be cancelled at any time.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -30,6 +30,16 @@ class GpuDriver(Protocol):
 
     async def memory(self, uuids: Sequence[str]) -> Mapping[str, Memory | Fault]:
         """Read the memory of each device: the quick look, one cheap call a device."""
+        ...
+
+    async def watch_memory(
+        self, uuids: Sequence[str], moved: Callable[[Mapping[str, Memory | Fault]], bool], every_seconds: float, looks: int
+    ) -> tuple[Mapping[str, Memory | Fault], int]:
+        """Read the memory of each device every `every_seconds`, first after one such pause, until `moved` is true of a reading.
+
+        Returns the last reading and how many were made: at most `looks`, and maybe none. `moved` is pure; another thread may
+        call it.
+        """
         ...
 
     async def utilization(self, uuids: Sequence[str]) -> Mapping[str, Utilization | Fault]:

@@ -158,6 +158,12 @@ class _LastingDriver:
         """See the port."""
         return await self._ask(lambda driver: driver.memory(uuids))
 
+    async def watch_memory(
+        self, uuids: Sequence[str], moved: Callable[[Mapping[str, Memory | Fault]], bool], every_seconds: float, looks: int
+    ) -> tuple[Mapping[str, Memory | Fault], int]:
+        """See the port."""
+        return await self._ask(lambda driver: driver.watch_memory(uuids, moved, every_seconds, looks))
+
     async def utilization(self, uuids: Sequence[str]) -> Mapping[str, Utilization | Fault]:
         """See the port."""
         return await self._ask(lambda driver: driver.utilization(uuids))

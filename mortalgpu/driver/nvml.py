@@ -148,6 +148,26 @@ class NvmlDriver:
         """Read the memory of each device: one call a device."""
         return await self._each("reading the memory", uuids, read_memory)
 
+    async def watch_memory(
+        self, uuids: Sequence[str], moved: Callable[[Mapping[str, Memory | Fault]], bool], every_seconds: float, looks: int
+    ) -> tuple[Mapping[str, Memory | Fault], int]:
+        """Read the memory of each device again and again in one hop, which the event loop sleeps through.
+
+        All of it has the deadline of one call: makes so few readings that at least half of that is left for the last one.
+        """
+        action, call_seconds = "watching the memory", self._settings.call_seconds
+        most = min(looks, int(call_seconds / 2 / every_seconds))
+        read_all = self._reader(uuids, read_memory)
+
+        def work(hop: Hop) -> tuple[Mapping[str, Memory | Fault], int]:
+            found: Mapping[str, Memory | Fault] = {}
+            made = 0
+            while made < most and not (made and moved(found)) and not hop.given_up.wait(every_seconds):
+                found, made = read_all(hop), made + 1
+            return found, made
+
+        return await self._worker.run(action, work, call_seconds)
+
     async def utilization(self, uuids: Sequence[str]) -> Mapping[str, Utilization | Fault]:
         """Read how busy each device was; None on MIG."""
         return await self._each("reading the utilisation", uuids, read_utilization)
@@ -172,6 +192,10 @@ class NvmlDriver:
     async def _each(
         self, action: str, uuids: Iterable[str], read: Callable[[Handle], _T], seconds: float = 0.0
     ) -> dict[str, _T | Fault]:
+        return await self._worker.run(action, self._reader(uuids, read), seconds or self._settings.call_seconds)
+
+    def _reader(self, uuids: Iterable[str], read: Callable[[Handle], _T]) -> Callable[[Hop], dict[str, _T | Fault]]:
+        """Return the work that reads each device, but for those in which a call hangs already."""
         wanted = tuple(uuids)
         stuck = self._stuck_gpus()
 
@@ -186,7 +210,7 @@ class NvmlDriver:
             hop.uuid = ""
             return answers
 
-        return await self._worker.run(action, work, seconds or self._settings.call_seconds)
+        return work
 
     def _read(self, uuid: str, read: Callable[[Handle], _T]) -> _T | Fault:
         """Read one device. A handle that may have outlived its device is looked up anew, once."""
@@ -252,6 +276,6 @@ class NvmlDriver:
             if self._events.is_deaf:
                 return True
             self._events.wait(milliseconds, self._devices)
-            if self._events.has_some or hop.given_up:
+            if self._events.has_some or hop.given_up.is_set():
                 break
         return False

@@ -10,6 +10,7 @@ Rules:
 """
 
 from collections.abc import Callable
+from threading import Event
 from typing import TypeVar
 
 import trio
@@ -34,8 +35,8 @@ class Hop:
         """The device it asks at this moment; empty when it asks about none. Written by the thread."""
         self.started = False
         self.finished = False
-        self.given_up = False
-        """Nobody waits for its result any more: long work may end early. Written by the event loop."""
+        self.given_up = Event()
+        """Set by the event loop when nobody waits for its result any more: long work may end early."""
 
     def __str__(self) -> str:
         return f"{self.action} of {self.uuid}" if self.uuid else self.action
@@ -82,7 +83,7 @@ class Worker:
                     _guard(hop, work, self._abandoned), abandon_on_cancel=True, limiter=self._limiter
                 )
         finally:
-            hop.given_up = True
+            hop.given_up.set()
         self._abandon(hop)
         raise DriverTimeout(f"{hop} did not return within {seconds:g} s; the call may still hang in the driver")
 

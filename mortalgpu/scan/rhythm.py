@@ -8,10 +8,12 @@ The rules:
    bounds what a job that allocates without end can cost.
 5. At the latest every `period_seconds`.
 
+While nothing is waiting but rule 5, the looks are left to the driver (`watch_memory`), a few at a time: the event loop rests.
+
 A swap between two containers that leaves the device's total as it was, within one look, is seen by rule 5 only.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -52,6 +54,8 @@ class Tempo:
     """The longest that rule 4 waits, however long scans take."""
     over_seconds: float = 5.0
     """How long rule 2 holds for one set of containers that are over."""
+    watch_seconds: float = 0.5
+    """The longest that looks are left to the driver at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +112,27 @@ def due(last: LastScan | None, look: Look, now: float, tempo: Tempo, *, awaited:
     if now - last.began_at >= tempo.period_seconds:
         return Cause.PERIOD
     if now - last.ended_at >= _rest(last, tempo):
-        if any(_moved(last, uuid, used, tempo.move_bytes) for uuid, used in seen.items()):
+        if moved_since(last, tempo)(look):
             return Cause.MOVED
         if changed:
             return Cause.FACTS
     return None
+
+
+def looks_to_leave(last: LastScan | None, look: Look, now: float, every_seconds: float, tempo: Tempo, *, waiting: bool) -> int:
+    """Return how many looks, one each `every_seconds`, may be left to the driver from time `now` on: 0 unless all is calm.
+
+    `look` is the newest one. `waiting`: a scan waits for a fact, or a fact for a scan.
+    """
+    if last is None or waiting or last.over or moved_since(last, tempo)(look):
+        return 0
+    seconds = min(tempo.watch_seconds, last.began_at + tempo.period_seconds - now)
+    return max(0, int(seconds / every_seconds))
+
+
+def moved_since(last: LastScan, tempo: Tempo) -> Callable[[Look], bool]:
+    """Return what tells of a look whether memory moved since the last scan; without that neither rule 1 nor rule 4 sees it."""
+    return lambda look: any(_moved(last, uuid, used, tempo.move_bytes) for uuid, used in figures(look).items())
 
 
 def _may_be_over(last: LastScan, uuid: str, used: int | None, move_bytes: int) -> bool:

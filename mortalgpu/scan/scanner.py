@@ -1,8 +1,9 @@
 """The scanner: quick looks, full scans when they are due, and the only writer of `Latest[Usage]`.
 
 Each turn takes a quick look at the memory of all shared devices (one driver call) and asks the rhythm whether a full scan is
-due. A full scan asks the driver for processes, the host for their identities, and joins them with what the books and the pods
-view say. Nothing else is awaited between a look and its `Usage`: kubelet and process texts are kept by tasks of their own.
+due; between calm turns the driver looks by itself, and ends its watch when memory moves. A full scan asks the driver for
+processes, the host for their identities, and joins them with what the books and the pods view say. Nothing else is awaited
+between a look and its `Usage`: kubelet and process texts are kept by tasks of their own.
 
 Trouble with any neighbour is a part of the published value, never the end of this service.
 """
@@ -11,6 +12,7 @@ import logging
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import trio
@@ -31,7 +33,7 @@ from mortalgpu.scan.descriptions import Descriptions, DescriptionsTempo
 from mortalgpu.scan.ledger import Ledger
 from mortalgpu.scan.limits import LimitNotice
 from mortalgpu.scan.listings import Listings
-from mortalgpu.scan.rhythm import Cause, LastScan, Look, Tempo, due, remember
+from mortalgpu.scan.rhythm import Cause, LastScan, Look, Tempo, due, looks_to_leave, moved_since, remember
 
 log = logging.getLogger(__name__)
 
@@ -91,8 +93,8 @@ async def serve(
     """Look and scan until cancelled; `started` once the first `Usage` is published.
 
     Settings in a cell may change meanwhile, the tempo of `books` and `descriptions` excepted.
-    `alive` is awaited once a turn, so about `1 / look_seconds` times a second while all is well; more often than turns come
-    when these are far apart.
+    `alive` is awaited once a turn, so a few times a second while all is well; more often than turns come when these are far
+    apart.
     """
     cell = settings if isinstance(settings, Latest) else Latest(settings)
     books = Books(neighbours.kubelet, pods, neighbours.clock, cell.value.books, neighbours.read_checkpoint)
@@ -101,17 +103,20 @@ async def serve(
     async with trio.open_nursery() as nursery:
         await nursery.start(books.keep)
         nursery.start_soon(descriptions.keep)
+        nursery.start_soon(scanner.end_watch_at_news, inventory)
+        nursery.start_soon(scanner.end_watch_at_news, pods)
         await scanner.turn()
         task_status.started()
         while True:
             await alive()
-            pause_seconds = scanner.pause_seconds()
+            seen = await scanner.watch()
+            pause_seconds = 0.0 if seen else scanner.pause_seconds()
             while pause_seconds > ALIVE_SECONDS:
                 await trio.sleep(ALIVE_SECONDS)
                 await alive()
                 pause_seconds -= ALIVE_SECONDS
             await trio.sleep(pause_seconds)
-            await scanner.turn()
+            await scanner.turn(seen)
 
 
 class _Scanner:
@@ -139,6 +144,8 @@ class _Scanner:
         self._listings = Listings()
         self._last: LastScan | None = None
         self._turn_began_at = 0.0
+        self._looked: Look = {}
+        self._watch = trio.CancelScope()
         self._seen_versions: tuple[int, ...] = ()
         self._books_wanted = False
         self._utilization: Mapping[str, Utilization | Fault] = {}
@@ -155,15 +162,41 @@ class _Scanner:
 
     def pause_seconds(self) -> float:
         """Return how long to rest before the next turn; a turn that took too long is followed by a breath, never by a burst."""
-        busy = any(device.process_count or device.fault for device in self._usage.value.devices)
-        period = self._settings.look_seconds if busy else self._settings.idle_look_seconds
+        period = self._look_seconds()
         return max(period / 10, self._turn_began_at + period - self._clock.monotonic())
 
-    async def turn(self) -> None:
-        """Look once, and scan if it is due."""
+    def _look_seconds(self) -> float:
+        busy = any(device.process_count or device.fault for device in self._usage.value.devices)
+        return self._settings.look_seconds if busy else self._settings.idle_look_seconds
+
+    async def watch(self) -> Look:
+        """Leave the next looks to the driver while all is calm; return the last of them, empty when there was none.
+
+        Ends when memory moved, at news, and within a second.
+        """
+        waiting = self._books_wanted or self._versions() != self._seen_versions
+        every, tempo, now = self._look_seconds(), self._settings.tempo, self._clock.monotonic()
+        count = looks_to_leave(self._last, self._looked, now, every, tempo, waiting=waiting)
+        if self._last is None or not count or not self._looked:
+            return {}
+        with trio.CancelScope() as self._watch, suppress(DriverError):  # The turn asks again, and tells.
+            seen, made = await self._driver.watch_memory(tuple(self._looked), moved_since(self._last, tempo), every, count)
+            self._count_looks(made)
+            self._troubles.pop("driver memory", None)
+            return seen
+        return {}
+
+    async def end_watch_at_news(self, cell: Latest[Inventory] | Latest[PodsView]) -> None:
+        """Let no change of a fact wait for the end of a watch, until cancelled."""
+        async for _ in cell.changes():
+            self._watch.cancel()
+
+    async def turn(self, seen: Look | None = None) -> None:
+        """Look once, unless all devices were `seen` just now, and scan if it is due."""
         self._turn_began_at = looked_at = self._clock.monotonic()
         inventory = self._inventory.value
-        look = await self._look([shared.uuid for shared in inventory.devices])
+        uuids = [shared.uuid for shared in inventory.devices]
+        look = self._looked = seen if seen and list(seen) == uuids else await self._look(uuids)
         cause = self._due(look, looked_at)
         if cause is not None:
             await self._scan(inventory, look, looked_at, cause)
@@ -177,7 +210,7 @@ class _Scanner:
         return (self._inventory.version, self._pods.version, self._books.readings, self._descriptions.version)
 
     async def _look(self, uuids: Sequence[str]) -> Look:
-        self._counts = replace(self._counts, looks=self._counts.looks + 1)
+        self._count_looks(1)
         if not uuids:
             return {}
         try:
@@ -186,6 +219,9 @@ class _Scanner:
             return dict.fromkeys(uuids, self._driver_failed("memory", error))
         self._troubles.pop("driver memory", None)
         return look
+
+    def _count_looks(self, made: int) -> None:
+        self._counts = replace(self._counts, looks=self._counts.looks + made)
 
     async def _scan(self, inventory: Inventory, look: Look, looked_at: float, cause: Cause) -> None:
         at, began_at = self._clock.now(), self._clock.monotonic()

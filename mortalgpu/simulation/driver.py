@@ -178,6 +178,18 @@ class SimulatedDriver:
         await self._enter("memory")
         return self._each(uuids, self._memory_of)
 
+    async def watch_memory(
+        self, uuids: Sequence[str], moved: Callable[[Mapping[str, Memory | Fault]], bool], every_seconds: float, looks: int
+    ) -> tuple[Mapping[str, Memory | Fault], int]:
+        """Read the memory of each device so often, or until it moved."""
+        await self._enter("watch_memory")
+        found: Mapping[str, Memory | Fault] = {}
+        made = 0
+        while made < looks and not (made and moved(found)):
+            await trio.sleep(every_seconds)
+            found, made = await self.memory(uuids), made + 1
+        return found, made
+
     async def utilization(self, uuids: Sequence[str]) -> Mapping[str, Utilization | Fault]:
         """Read how busy each device is."""
         await self._enter("utilization")

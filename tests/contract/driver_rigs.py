@@ -24,6 +24,7 @@ CALLS = {
     "info": "nvmlSystemGetDriverVersion",
     "devices": "nvmlDeviceGetCount_v2",
     "memory": "nvmlDeviceGetMemoryInfo_v2",
+    "watch_memory": "nvmlDeviceGetMemoryInfo_v2",
     "utilization": "nvmlDeviceGetUtilizationRates",
     "processes": "nvmlDeviceGetComputeRunningProcesses_v3",
     "probe": "nvmlDeviceGetMemoryInfo_v2",

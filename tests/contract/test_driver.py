@@ -17,10 +17,17 @@ V100_UUID = v100_uuid(0)
 WELL_UUID = v100_uuid(1)
 ALL_UUIDS = tuple(device.uuid for device in worked_example())
 
+
+def never(_reading: Mapping[str, Memory | Fault]) -> bool:
+    """Nothing has moved."""
+    return False
+
+
 VERBS: Mapping[str, Callable[[GpuDriver], Awaitable[object]]] = {
     "info": lambda driver: driver.info(),
     "devices": lambda driver: driver.devices(),
     "memory": lambda driver: driver.memory(ALL_UUIDS),
+    "watch_memory": lambda driver: driver.watch_memory(ALL_UUIDS, never, 0.01, 20),
     "utilization": lambda driver: driver.utilization(ALL_UUIDS),
     "processes": lambda driver: driver.processes(ALL_UUIDS),
     "probe": lambda driver: driver.probe(ALL_UUIDS),
@@ -71,6 +78,18 @@ async def test_memory_of_each_device_adds_up_to_no_more_than_its_size(rig: Rig) 
         assert isinstance(memory, Memory)
         assert memory.total_bytes == device.memory_bytes
         assert memory.used_bytes + memory.free_bytes <= memory.total_bytes
+
+
+async def test_a_watch_makes_the_readings_asked_for_in_their_rhythm_and_gives_the_last(rig: Rig) -> None:
+    async with rig.open() as driver:
+        devices = await driver.devices()
+        uuids = [device.uuid for device in devices]
+        began = trio.current_time()
+        readings, made = await driver.watch_memory(uuids, never, 0.02, 3)
+        assert trio.current_time() - began >= 0.05
+    assert made == 3
+    assert list(readings) == uuids
+    assert all(isinstance(reading, Memory) for reading in readings.values())
 
 
 async def test_an_unknown_uuid_is_a_fault_in_its_place_and_spares_the_others(rig: Rig) -> None:
@@ -287,6 +306,24 @@ async def test_a_hanging_verb_can_be_cancelled_at_once(world: World, verb: str) 
             await VERBS[verb](driver)
         assert trio.current_time() - started < 0.3
         world.heal()
+
+
+async def test_a_watch_ends_with_the_reading_that_moved(world: World) -> None:
+    def moved(reading: Mapping[str, Memory | Fault]) -> bool:
+        found = reading[V100_UUID]
+        return isinstance(found, Memory) and found.used_bytes > 0
+
+    async with world.open() as driver, trio.open_nursery() as nursery:
+        await driver.devices()
+
+        async def move() -> None:
+            await trio.sleep(0.03)
+            world.set_processes(V100_UUID, GpuProcess(10, GIB))
+
+        nursery.start_soon(move)
+        readings, made = await driver.watch_memory([WELL_UUID, V100_UUID], moved, 0.01, 20)
+    assert moved(readings)
+    assert 1 < made < 20
 
 
 async def test_a_verb_that_hung_answers_again_when_the_driver_does(world: World) -> None:

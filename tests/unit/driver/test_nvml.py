@@ -32,6 +32,47 @@ async def test_one_hanging_gpu_costs_the_others_a_single_deadline(open_driver: O
         machine.clear_faults()
 
 
+async def test_a_watch_of_any_length_is_over_within_the_deadline_of_a_call(open_driver: OpenDriver) -> None:
+    async with open_driver() as driver:
+        await driver.devices()
+        _, made = await driver.watch_memory(UUIDS, lambda _: False, CALL_SECONDS / 6, 1000)
+        assert made == 3
+        assert await driver.watch_memory(UUIDS, lambda _: False, CALL_SECONDS, 1) == ({}, 0)
+
+
+async def test_a_gpu_that_hangs_during_a_watch_is_left_out_of_the_next_look(
+    open_driver: OpenDriver, machine: StateFile
+) -> None:
+    async with open_driver() as driver:
+        await driver.devices()
+        machine.add_fault(MEMORY, V100_UUID, hang=0)
+        started = trio.current_time()
+        with pytest.raises(DriverTimeout, match=f"watching the memory of {V100_UUID}"):
+            await driver.watch_memory(UUIDS, lambda _: False, 0.02, 100)
+        assert trio.current_time() - started < CALL_SECONDS + 0.3
+        answers = await driver.memory(UUIDS)
+        assert answers[V100_UUID] == Fault("does not answer: watching the memory has not returned")
+        assert isinstance(answers[OTHER_UUID], Memory)
+        machine.clear_faults()
+
+
+async def test_a_watch_that_is_cancelled_ends_in_its_thread_too(settings: NvmlSettings, machine: StateFile) -> None:
+    readings = 0
+
+    def count(_: object) -> bool:
+        nonlocal readings
+        readings += 1
+        return False
+
+    async with nvml_driver(replace(settings, call_seconds=60.0))() as driver:
+        await driver.devices()
+        with trio.move_on_after(0.1):
+            await driver.watch_memory(UUIDS, count, 0.01, 3000)
+        began = trio.current_time()
+    assert trio.current_time() - began < 1.0, "closing waits for every thread that is in the driver"
+    assert 0 < readings < 3000
+
+
 async def test_partitions_share_the_lot_of_a_gpu_in_which_a_call_hangs(open_driver: OpenDriver, machine: StateFile) -> None:
     async with open_driver() as driver:
         await driver.devices()

@@ -115,7 +115,7 @@ async def test_long_work_is_told_that_nobody_waits_any_more() -> None:
     ended = Event()
 
     def work(hop: Hop) -> None:
-        while not hop.given_up:
+        while not hop.given_up.is_set():
             ended.wait(0.005)
         ended.set()
 

@@ -4,7 +4,7 @@ import pytest
 
 from mortalgpu.model.device import Fault, Memory
 from mortalgpu.model.usage import ContainerUsage, DeviceClaim, ProcessUsage, Usage
-from mortalgpu.scan.rhythm import Cause, LastScan, Look, Tempo, due, remember
+from mortalgpu.scan.rhythm import Cause, LastScan, Look, Tempo, due, looks_to_leave, remember
 from mortalgpu.units import MIB
 from tests.unit.scan.making import ref
 
@@ -111,3 +111,37 @@ def test_an_awaited_fact_is_urgent_and_any_other_waits_for_the_duty() -> None:
 def test_scans_that_take_long_never_rest_longer_than_the_bound() -> None:
     before = remember(Usage(), look(100), 0.0, 2.0, None)
     assert cause(before, look(150), 3.01) is Cause.MOVED
+
+
+def left(before: LastScan | None, seen: Look, now: float = 1.0, *, waiting: bool = False) -> int:
+    """How many looks at the default rhythm the driver is left to make."""
+    return looks_to_leave(before, seen, now, 0.1, TEMPO, waiting=waiting)
+
+
+def test_looks_are_left_to_the_driver_while_all_is_calm() -> None:
+    assert left(last(), look(100)) == 5
+    assert left(last(), look(None)) == 0, "a device that answers no more has moved"
+
+
+def test_nothing_is_left_to_the_driver_before_the_first_scan_or_while_anything_waits() -> None:
+    assert left(None, look(100)) == 0
+    assert left(last(), look(100), waiting=True) == 0
+
+
+def test_nothing_is_left_to_the_driver_while_a_container_is_over_its_limit() -> None:
+    assert left(last(250, 200), look(250)) == 0
+
+
+def test_memory_that_moved_is_not_left_to_the_driver_before_it_was_scanned() -> None:
+    assert left(last(100), look(101)) == 0
+    assert left(last(100), look(99)) == 0
+
+
+def test_the_driver_is_left_no_look_beyond_the_period() -> None:
+    assert left(last(), look(100), 4.75) == 2
+    assert left(last(), look(100), 4.95) == 0
+    assert left(last(), look(100), 6.0) == 0
+
+
+def test_a_rhythm_slower_than_the_watch_leaves_nothing_to_the_driver() -> None:
+    assert looks_to_leave(last(), look(100), 1.0, 0.6, TEMPO, waiting=False) == 0
