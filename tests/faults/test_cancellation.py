@@ -9,13 +9,12 @@ import pytest
 from tests.campaign import Tally
 from tests.faults.faulty import Plan
 from tests.faults.instruments import Blow, crash
-from tests.faults.play import play
+from tests.faults.play import play, told
 from tests.faults.rehearsal import rehearsed_steps
-from tests.faults.test_ports import told
 
 pytestmark = pytest.mark.faults
 
-SHORT_RUNS = 30
+SHORT_RUNS = 20
 
 
 @pytest.mark.timeout(36000)

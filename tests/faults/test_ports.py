@@ -6,14 +6,14 @@ import pytest
 
 from tests.campaign import Tally
 from tests.faults.faulty import UNDECLARED, AnswersLate, Hangs, Kind, Lies, Plan, Raises, failures, lies, waits
-from tests.faults.play import play
+from tests.faults.play import play, told
 from tests.faults.ports import Point, points
 from tests.faults.rehearsal import rehearsed
 from tests.faults.story import CONVERGE_SECONDS, WATCHDOG_SECONDS
 
 pytestmark = pytest.mark.faults
 
-WITNESSES = {"GpuDriver.processes", "GpuDriver.memory", "ProcessTable.inspect"}
+WITNESSES = {"GpuDriver.processes", "ProcessTable.inspect"}
 """Who is asked before somebody is stopped."""
 LASTING_SECONDS = (5.0, 20.0)
 
@@ -102,10 +102,3 @@ def _moments(point: Point, long_form: bool) -> list[tuple[int, ...]]:
     if long_form:
         return [(number,) for number in range(1, calls + 1)]
     return [(1, calls // 2 + 1)] if calls > 1 else [(1,)]
-
-
-def told(error: BaseException) -> str:
-    """An error in one line."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return f"{type(error).__name__}: {str(error)[:300]}"

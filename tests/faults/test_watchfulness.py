@@ -47,7 +47,7 @@ def test_a_signal_without_question_and_identity_is_seen(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(enforcer._Enforcer, "_is_still_wanted", always)
     monkeypatch.setattr(SimulatedHost, "_strike", strike_whoever)
-    changes = Inheritance(next(point for point in points() if point.name == "ProcessTable.describe"), 1, None)
+    changes = Inheritance(next(point for point in points() if point.name == "ProcessTable.open"), 1, None)
     fails(changes.plan, monkeypatch, "SIGKILL to pid .* a stranger", changes.prepare)
 
 
