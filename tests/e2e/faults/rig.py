@@ -36,6 +36,8 @@ BACK_SECONDS = 15.0
 KILL_SECONDS = 30.0
 IDLE_THREADS = 16
 """How many threads may idle, for ten seconds each, where there is no time to wait for their end."""
+BUSY_THREADS = 2
+"""How many more than at the quietest moment may be at work."""
 SLEEPER = ("sleep", "100000")
 
 
@@ -87,9 +89,12 @@ class Rig:
     def _right_while_running(self) -> bool:
         assert self.daemon.process is not None
         assert self.daemon.process.running, f"the daemon ended:\n{self.daemon.log()[-3000:]}"
-        return {name: (each.capacity, each.allocatable) for name, each in self.manager.capacities().items()} == {
-            name: (count, count) for name, count in EXAMPLE_COUNTS.items()
-        }
+        return self.is_right()
+
+    def is_right(self) -> bool:
+        """Whether kubelet has exactly the shares that there are, all of them allocatable."""
+        found = {name: (each.capacity, each.allocatable) for name, each in self.manager.capacities().items()}
+        return found == {name: (count, count) for name, count in EXAMPLE_COUNTS.items()}
 
     def move_in(self, name: str) -> None:
         """Admit a pod, and start its process where that can be done."""
@@ -114,6 +119,12 @@ class Rig:
         self._running.append(RunningPod(pod.uid, pod.name, pod.namespace, (container,)))
         self.runtime.hold(*self._running)
         return box
+
+    def leaves(self, pod: Pod) -> None:
+        """Delete a pod, and let the runtime forget its container."""
+        self.manager.delete(pod)
+        self._running[:] = [running for running in self._running if running.uid != pod.uid]
+        self.runtime.hold(*self._running)
 
     def hold(self, name: str, used_bytes: int) -> None:
         """Let the driver say what a tenant's process holds; nothing without root."""
@@ -173,7 +184,7 @@ class Rig:
         until("an answer of the device API", lambda: self.ask("PingServer").code, "OK".__eq__, seconds=BACK_SECONDS)
         self.no_fault_of_ours()
         assert self.rest is not None
-        threads = self.rest.threads + (0 if self.strict else IDLE_THREADS)
+        threads = self.rest.threads + (BUSY_THREADS if self.strict else IDLE_THREADS)
         # The ended ones are let go of after some scans, which take long where nothing happens.
         processes = len(self.tenants) + self.kills
         comes_to_rest(self.daemon.pid, replace(self.rest, processes=processes, threads=threads))

@@ -20,7 +20,7 @@ from tests.e2e.waiting import eventually, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.faults]
 QUIET_SECONDS = 2.0
-JUMPS = [DAY_SECONDS, -DAY_SECONDS]
+JUMPS = (DAY_SECONDS, -DAY_SECONDS)
 
 
 @pytest.fixture
@@ -64,10 +64,9 @@ def code(rig: Rig, token: str) -> str:
     return rig.ask("GetGpuContainers", pb.GetGpuContainersRequest().SerializeToString(), token=token).code
 
 
-@pytest.mark.parametrize("jump", JUMPS, ids=["a day ahead", "a day back"])
-def test_a_jump_there_and_back_disturbs_nothing(idle: Rig, clock: Clock, jump: int, tally: Tally) -> None:
+def test_a_jump_there_and_back_disturbs_nothing(idle: Rig, clock: Clock, tally: Tally) -> None:
     made = dict(idle.manager.registrations.made)
-    for shift in (jump, 0):
+    for shift in (DAY_SECONDS, 0, -DAY_SECONDS, 0):
         clock.set(shift)
         tally.add("faults of the environment")
         idle.sound()
@@ -77,44 +76,44 @@ def test_a_jump_there_and_back_disturbs_nothing(idle: Rig, clock: Clock, jump: i
 
 @needs_root[0]
 @needs_root[1]
-@pytest.mark.parametrize("jump", JUMPS, ids=["a day ahead", "a day back"])
-def test_a_containers_token_opens_its_own_door_whenever_it_was_minted(idle: Rig, clock: Clock, jump: int, tally: Tally) -> None:
-    tokens = {"before": idle.tenants["quiet"].token}
-    clock.set(jump)
-    tally.add("faults of the environment")
-    pods = {"amid": pod_asking("amid", main={SHARED: 1}), "after": pod_asking("after", main={SHARED: 1})}
-    tokens["amid"] = move_in(idle, pods["amid"])
-    opens(idle, tokens["amid"])
-    assert {name: code(idle, token) for name, token in tokens.items()} == dict.fromkeys(tokens, "OK")
-    clock.set(0)
-    tokens["after"] = move_in(idle, pods["after"])
-    opens(idle, tokens["after"])
-    assert {name: code(idle, token) for name, token in tokens.items()} == dict.fromkeys(tokens, "OK")
-    for pod in pods.values():
-        idle.manager.delete(pod)
-    idle.sound()
+def test_a_containers_token_opens_its_own_door_whenever_it_was_minted(idle: Rig, clock: Clock, tally: Tally) -> None:
+    for jump in JUMPS:
+        tokens = {"before": idle.tenants["quiet"].token}
+        clock.set(jump)
+        tally.add("faults of the environment")
+        pods = {"amid": pod_asking("amid", main={SHARED: 1}), "after": pod_asking("after", main={SHARED: 1})}
+        tokens["amid"] = move_in(idle, pods["amid"])
+        opens(idle, tokens["amid"])
+        assert {name: code(idle, token) for name, token in tokens.items()} == dict.fromkeys(tokens, "OK")
+        clock.set(0)
+        tokens["after"] = move_in(idle, pods["after"])
+        opens(idle, tokens["after"])
+        assert {name: code(idle, token) for name, token in tokens.items()} == dict.fromkeys(tokens, "OK")
+        for pod in pods.values():
+            idle.leaves(pod)
+        idle.sound()
 
 
 @needs_root[0]
 @needs_root[1]
-@pytest.mark.parametrize("jump", JUMPS, ids=["a day ahead", "a day back"])
-def test_the_token_of_a_container_that_is_gone_stays_dead(idle: Rig, clock: Clock, jump: int, tally: Tally) -> None:
+def test_the_token_of_a_container_that_is_gone_stays_dead(idle: Rig, clock: Clock, tally: Tally) -> None:
     """The ids of a deleted pod go to the next one, while the clock is wrong; then it is right again."""
-    first, second = (pod_asking(name, main={SHARED: 400}) for name in ("first", "second"))
-    old = move_in(idle, first)
-    ids = idle.manager.holdings()[-1].ids
-    opens(idle, old)
-    idle.manager.delete(first)
-    clock.set(jump)
-    tally.add("faults of the environment")
-    new = move_in(idle, second)
-    assert idle.manager.holdings()[-1].ids == ids
-    opens(idle, new)
-    for shift in (jump, 0, jump, 0):
-        clock.set(shift)
-        assert {"old": code(idle, old), "new": code(idle, new)} == {"old": "UNAUTHENTICATED", "new": "OK"}
-    idle.manager.delete(second)
-    idle.sound()
+    for jump in JUMPS:
+        first, second = (pod_asking(name, main={SHARED: 400}) for name in ("first", "second"))
+        old = move_in(idle, first)
+        ids = idle.manager.holdings()[-1].ids
+        opens(idle, old)
+        idle.leaves(first)
+        clock.set(jump)
+        tally.add("faults of the environment")
+        new = move_in(idle, second)
+        assert idle.manager.holdings()[-1].ids == ids
+        opens(idle, new)
+        for shift in (jump, 0, jump, 0):
+            clock.set(shift)
+            assert {"old": code(idle, old), "new": code(idle, new)} == {"old": "UNAUTHENTICATED", "new": "OK"}
+        idle.leaves(second)
+        idle.sound()
 
 
 def test_an_operators_token_ends_when_the_clock_says_so(idle: Rig, clock: Clock, tally: Tally) -> None:
@@ -129,15 +128,14 @@ def test_an_operators_token_ends_when_the_clock_says_so(idle: Rig, clock: Clock,
     assert code(idle, token) == "OK"
 
 
-@pytest.mark.parametrize("jump", JUMPS, ids=["a day ahead", "a day back"])
-def test_a_sick_device_is_well_again_after_its_quiet_time_and_not_by_the_clock(
-    idle: Rig, clock: Clock, jump: int, tally: Tally
-) -> None:
-    began = time.monotonic()
-    idle.daemon.driver.push_event(v100_uuid(0), "xid", 94)
-    eventually("the sickness", lambda: idle.manager.capacity(SHARED) == Capacity(800, 400), seconds=5)
-    clock.set(jump)
-    tally.add("faults of the environment")
-    idle.manager.wait_allocatable(EXAMPLE_COUNTS, 20)
-    assert QUIET_SECONDS <= time.monotonic() - began < QUIET_SECONDS + 10
-    idle.sound()
+def test_a_sick_device_is_well_again_after_its_quiet_time_and_not_by_the_clock(idle: Rig, clock: Clock, tally: Tally) -> None:
+    for jump in JUMPS:
+        began = time.monotonic()
+        idle.daemon.driver.push_event(v100_uuid(0), "xid", 94)
+        eventually("the sickness", lambda: idle.manager.capacity(SHARED) == Capacity(800, 400), seconds=5)
+        clock.set(jump)
+        tally.add("faults of the environment")
+        idle.manager.wait_allocatable(EXAMPLE_COUNTS, QUIET_SECONDS + 30)
+        assert time.monotonic() - began >= QUIET_SECONDS
+        clock.set(0)
+        idle.sound()

@@ -14,7 +14,7 @@ from tests.e2e.faults.census import cpu_seconds, descriptors
 from tests.e2e.faults.rig import Rig
 from tests.e2e.pods import pod_asking
 from tests.e2e.stage import quiet
-from tests.e2e.waiting import stays
+from tests.e2e.waiting import eventually, stays
 
 pytestmark = [pytest.mark.e2e, pytest.mark.faults]
 LINES_PER_SECOND = 10.0
@@ -71,10 +71,12 @@ def test_too_few_files_at_the_start_are_told_or_waited_for(idle: Rig, limit: int
     assert process is not None
     quiet(3)
     idle.no_fault_of_ours()
+    if process.running:
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (hard, hard))
+        eventually("a start, or its end", lambda: not process.running or idle.is_right(), seconds=20)
     if not process.running:
-        assert (process.wait(1), "Too many open files" in idle.daemon.log()) == (69, True)
+        assert (process.wait(1), "Too many open files" in idle.daemon.log()) == (69, True), idle.daemon.log()[-3000:]
         return
-    resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (hard, hard))
     idle.settle()
     idle.sound()
 

@@ -60,6 +60,8 @@ NEVER_ASKED = {
 FIGURES = set(exported()) - ESSENTIAL - OF_PARTITIONS - READINGS - NEVER_ASKED
 """All others: whatever one of these answers, the counts are right and the limit is held."""
 SETTLING_SECONDS = 0.6
+DROPPING_SECONDS = 2.5
+"""Two enumerations: after so many a partition that is not there any more is dropped."""
 
 
 @pytest.fixture
@@ -97,12 +99,14 @@ def test_a_call_that_fails_while_the_daemon_runs_costs_no_more_than_it_must(bris
             before, spent = len(brisk.daemon.driver.met()), cpu_seconds(brisk.daemon.pid)
             brisk.daemon.driver.add_fault(call, error=error)
             try:
-                quiet(SETTLING_SECONDS)
+                quiet(DROPPING_SECONDS if call in OF_PARTITIONS else SETTLING_SECONDS)
                 brisk.over_the_limit()
                 if must_not_matter(call, error):
                     brisk.greedy_dies()
                     brisk.right_now()
                 brisk.check()
+                # What is known is sick at worst, and never gone.
+                assert {name: each.capacity for name, each in brisk.manager.capacities().items()} == EXAMPLE_COUNTS
                 assert cpu_seconds(brisk.daemon.pid) - spent < 1.5, "the daemon spins"
                 if len(brisk.daemon.driver.met()) > before:
                     tally.add("driver calls failed")
@@ -117,7 +121,7 @@ def test_a_call_that_hangs_while_the_daemon_runs_ends_with_the_hang(brisk: Rig, 
     brisk.daemon.start()
     brisk.settle()
     calls = sorted(set(exported()) - NEVER_ASKED)
-    for call in calls if long_form else ("nvmlDeviceGetMemoryInfo_v2", "nvmlEventSetWait_v2", "nvmlDeviceGetName"):
+    for call in calls if long_form else ("nvmlDeviceGetMemoryInfo_v2",):
         before = len(brisk.daemon.driver.met())
         brisk.daemon.driver.add_fault(call, hang=0)
         try:
@@ -150,7 +154,7 @@ def starts_or_is_refused(rig: Rig, call: str, error: int) -> None:
 @pytest.mark.timeout(1800)
 def test_a_call_that_fails_at_the_start_is_done_without_or_named(brisk: Rig, long_form: bool, tally: Tally) -> None:
     calls = sorted(set(exported()) - NEVER_ASKED)
-    for call in calls if long_form else calls[::6]:
+    for call in calls if long_form else calls[::12]:
         for error in ERRORS if long_form else (NOT_SUPPORTED,):
             brisk.daemon.driver.add_fault(call, error=error)
             try:

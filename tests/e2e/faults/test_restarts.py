@@ -1,5 +1,9 @@
 """Kubelet restarted, and the daemon killed, again and again while pods come and go: nothing is lost, doubled or left behind."""
 
+import os
+import signal
+from pathlib import Path
+
 import pytest
 
 from tests.campaign import Tally
@@ -9,7 +13,7 @@ from tests.e2e.faults.census import at_rest, comes_to_rest
 from tests.e2e.faults.churn import Churn, told
 from tests.e2e.node import Node
 from tests.e2e.pods import pod_asking
-from tests.e2e.waiting import until
+from tests.e2e.waiting import eventually, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.faults]
 SEED = 20240607
@@ -53,6 +57,42 @@ def test_a_daemon_killed_at_any_moment_leaves_nothing_that_holds_up_the_next(
     churn.finish()
     with capsys.disabled():
         print(f"\ndaemon killed {TIMES[long_form]} times: {churn.report()}")
+
+
+HANGING_ALLOCATOR = """#!/bin/sh
+exec sleep 600
+"""
+
+
+def test_what_a_killed_daemon_started_does_not_hold_up_the_next(
+    device_manager: DeviceManager, everything: Daemon, tally: Tally
+) -> None:
+    """A program of the daemon's that outlives it, and with it whatever it may have inherited."""
+    program = device_manager.directory / "allocator"
+    program.write_text(HANGING_ALLOCATOR)
+    program.chmod(0o755)
+    external = {"plugin": "external", "externalConfig": {"path": str(program), "timeoutSeconds": 20}}
+    everything.stop()
+    usual = everything.config
+    everything.config = usual | {"allocator": external}
+    everything.start()
+    device_manager.wait_allocatable(EXAMPLE_COUNTS, 20)
+    later = device_manager.admit_later(pod_asking("one", main={SHARED: 1}))
+    (child,) = eventually("the program", lambda: children_of(everything.pid), seconds=10)
+    everything.kill()
+    tally.add("kills of the daemon")
+    assert not later.result(30).admitted
+    everything.config = usual
+    everything.start()
+    device_manager.wait_allocatable(EXAMPLE_COUNTS, 20)
+    assert not everything.events("waiting for another daemon")
+    if Path(f"/proc/{child}").exists():
+        os.kill(child, signal.SIGKILL)
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the children of all threads of a process."""
+    return [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
 
 
 @pytest.mark.root

@@ -106,6 +106,7 @@ def test_two_per_cent_of_a_processor_are_enough_to_hold_the_limit(
             idle.check()
         assert idle.manager.registrations.made == made
         assert set(idle.manager.registrations.live) == set(EXAMPLE_COUNTS)
+        assert len(watchdog.beats) > 10
         assert watchdog.longest_silence() < WATCHDOG_SECONDS
         idle.manager.wait_allocatable(EXAMPLE_COUNTS, PATIENCE_SECONDS)
     idle.sound()
