@@ -52,8 +52,11 @@ class Succession:
                 self._believed_from[text] = max(at - SIBLING_SECONDS, self._believed_from.get(text, 0.0))
 
     def running(self, containers: Iterable[ContainerUsage]) -> None:
-        """Note which containers run: the next token for an id of theirs belongs to another pod. Cheap when none is new."""
-        alive = {found.container_id: found for found in containers if found.container_id}
+        """Note which containers run: the next token for an id of theirs belongs to another pod. Cheap when none is new.
+
+        A container counts from when it is known what it holds.
+        """
+        alive = {found.container_id: found for found in containers if found.container_id and _is_known(found)}
         for container_id in alive.keys() - self._seen:
             self._worn.update(text for claim in alive[container_id].devices for text in claim.meta_devices)
         self._seen = frozenset(alive)
@@ -67,3 +70,7 @@ class Succession:
         at = issued_at or 0.0
         if any(at < self._believed_from.get(text, 0.0) for text in ids):
             raise Unauthenticated("a later container was granted meta-devices of this token")
+
+
+def _is_known(container: ContainerUsage) -> bool:
+    return any(claim.meta_devices for claim in container.devices)

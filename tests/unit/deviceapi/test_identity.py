@@ -163,6 +163,16 @@ async def test_a_token_dies_at_once_when_ids_that_a_container_ran_with_are_grant
     succession.check(IDS, NOW)
 
 
+async def test_a_container_that_ran_before_its_ids_were_known_wears_its_token_out_all_the_same() -> None:
+    succession = Succession()
+    succession.minted(IDS, NOW - 2)
+    succession.running([running("c1")])
+    succession.running([running("c1", *IDS)])
+    succession.minted(IDS, NOW)
+    with pytest.raises(Unauthenticated, match="later container"):
+        succession.check(IDS, NOW - 2)
+
+
 async def test_a_token_of_a_pod_that_is_still_being_admitted_lives_beside_its_siblings() -> None:
     succession = Succession()
     succession.running([running("c1", *IDS)])
