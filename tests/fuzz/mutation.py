@@ -12,6 +12,7 @@ _ODD_NUMBERS = (
     *(b"2147483648", b"9223372036854775808", b"18446744073709551615", b"9" * 30, b"9" * 400, "٣".encode(), "²".encode()),
 )
 _NUMBER = re.compile(rb"[0-9]+")
+_LETTERS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._/: "
 _BRACKETS = (b"[", b"{", b"(", b'{"a":', b"- ", b"[[", b"\x0a\x02")
 
 
@@ -33,7 +34,7 @@ def mutated(data: bytes, pool: Sequence[bytes], words: Sequence[bytes], chance: 
     spoilt = bytearray(data)
     place = chance.randrange(len(spoilt) + 1)
     end = min(len(spoilt), place + 2 ** chance.randrange(10))
-    match chance.randrange(12):
+    match chance.randrange(16):
         case 0 if place < len(spoilt):
             spoilt[place] ^= 1 << chance.randrange(8)
         case 1 if place < len(spoilt):
@@ -58,6 +59,14 @@ def mutated(data: bytes, pool: Sequence[bytes], words: Sequence[bytes], chance: 
             spoilt[number.start() : number.end()] = chance.choice(_ODD_NUMBERS)
         case 10 if words:
             spoilt[place:place] = chance.choice(words)
+        case 11 | 12 if place < len(spoilt):
+            # As long as before, for what tells its length somewhere else.
+            spoilt[place:end] = bytes(chance.choices(_LETTERS, k=end - place))
+        case 13 if place < len(spoilt):
+            spoilt[place] = (spoilt[place] + chance.choice((-1, 1))) % 256
+        case 14 if words and place < len(spoilt):
+            word = chance.choice(words)[: len(spoilt) - place]
+            spoilt[place : place + len(word)] = word
         case _ if words:
             spoilt[place:end] = chance.choice(words)
         case _:

@@ -100,10 +100,12 @@ async def _ask(said: bytes) -> tuple[int | None, int | None]:
         async with trio.open_nursery() as nursery:
             (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
             nursery.start_soon(trio.serve_listeners, serve, [listener])
-            port = listener.socket.getsockname()[1]
-            async with open_session(ApiAccess(f"http://127.0.0.1:{port}"), PACE) as session:
+            access = ApiAccess(f"http://127.0.0.1:{listener.socket.getsockname()[1]}")
+            async with open_session(access, PACE) as session:
                 with only(ClusterError):
                     listed = len(read_list(await session.get("/api/v1/pods", {"limit": "1"})).items or ())
+            # Another session: the first one's connection may be at its end, or not know it yet.
+            async with open_session(access, PACE) as session:
                 with only(ClusterError):
                     watched = await _watch(session)
             nursery.cancel_scope.cancel()

@@ -222,6 +222,9 @@ _RESPONSES = tuple(
     )
     for status in ("0", "13", "99")
 )
+_GARBLED = script_of(
+    [_headers(1, (":status", "200"), ("content-type", "application/grpc")), RawClient.data(1, frame(b"\xff\xff"), end=False)]
+)
 _REFUSED = script_of([_headers(1, (":status", "200"), ("content-type", "application/grpc"), ("grpc-status", "5"), end=True)])
 _PADDED = DataFrame(1, flags=["PADDED"], pad_length=7)
 _PADDED.data = _BODY
@@ -249,7 +252,7 @@ TARGETS = (
         inputs=1500,
     ),
     Target("grpc-server", check_server, (*_REQUESTS, _RAW_REQUEST), _HPACK, inputs=300),
-    Target("grpc-client", check_client, (*_RESPONSES, _REFUSED), _HPACK, inputs=300),
+    Target("grpc-client", check_client, (*_RESPONSES, _REFUSED, _GARBLED), _HPACK, inputs=300),
     Target(
         "grpc-framing",
         check_framing,

@@ -188,6 +188,7 @@ TARGETS = (
             b"\3" + reflection_pb2.ServerReflectionRequest(file_containing_symbol=NAME).SerializeToString(),
             b"\4" + reflection_pb2.ServerReflectionRequest(list_services="*", host="h").SerializeToString(),
             b"\3" + reflection_pb2.ServerReflectionRequest(file_by_filename="device/v1/device.proto").SerializeToString(),
+            b"\4" + reflection_pb2.ServerReflectionRequest(all_extension_numbers_of_type="a.b").SerializeToString(),
         ),
         (
             b"device.v1.",
