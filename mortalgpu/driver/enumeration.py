@@ -113,17 +113,14 @@ def _partitions(gpu: Device, handle: Handle, known: Iterable[Device]) -> list[Fo
             found.append(Found(partition, mig))
     if not is_certain:
         found += _not_found(known, found)
-    return sorted(found, key=lambda one: _instance_ids(one.device))
+    return sorted(found, key=lambda one: one.device.place)
 
 
 def _not_found(known: Iterable[Device], found: Iterable[Found]) -> list[Found]:
     """Return the known partitions in whose place none was found."""
-    places = {_instance_ids(one.device) for one in found}
-    return [Found(device, None) for device in known if _instance_ids(device) not in places]
-
-
-def _instance_ids(device: Device) -> tuple[int, int]:
-    return (device.mig.gi_id, device.mig.ci_id) if device.mig else (-1, -1)
+    # Without the GPU's index, which may be another one since.
+    places = {one.device.place[1:] for one in found}
+    return [Found(device, None) for device in known if device.place[1:] not in places]
 
 
 def _read_partition(handle: Handle, gpu: Device) -> Device:

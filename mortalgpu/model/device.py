@@ -38,6 +38,11 @@ class Device:
     mig_mode: bool = False
 
     @property
+    def place(self) -> tuple[int, int, int]:
+        """GPU index, GPU instance, compute instance (-1 for a physical GPU): devices are listed in this order everywhere."""
+        return (self.index, self.mig.gi_id, self.mig.ci_id) if self.mig else (self.index, -1, -1)
+
+    @property
     def gpu_uuid(self) -> str:
         """UUID of the physical GPU: its own, or its parent's."""
         return self.mig.parent_uuid if self.mig else self.uuid

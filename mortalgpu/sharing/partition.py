@@ -76,9 +76,8 @@ def shareable(
 
 
 def device_order(device: Device) -> tuple[int, int, int, str]:
-    """Return the sort key of the house's order: GPU index, then GPU instance, then compute instance."""
-    gi_id, ci_id = (device.mig.gi_id, device.mig.ci_id) if device.mig else (-1, -1)
-    return device.index, gi_id, ci_id, device.uuid
+    """Return the sort key of the house's order: by place, and by UUID where two devices claim one."""
+    return *device.place, device.uuid
 
 
 def share_count(memory_bytes: int, rule: ShareRule) -> int:

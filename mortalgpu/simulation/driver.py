@@ -171,7 +171,7 @@ class SimulatedDriver:
         """Enumerate the devices that are not lost."""
         await self._enter("devices")
         there = (device for device in self._devices.values() if not self._is_lost(device))
-        return tuple(sorted(there, key=_enumeration_order))
+        return tuple(sorted(there, key=lambda device: device.place))
 
     async def memory(self, uuids: Sequence[str]) -> Mapping[str, Memory | Fault]:
         """Read the memory of each device."""
@@ -242,7 +242,3 @@ class SimulatedDriver:
     def _memory_of(self, uuid: str) -> Memory:
         total, used = self._devices[uuid].memory_bytes, self._figures[uuid].used_bytes
         return Memory(total, used, max(0, total - used))
-
-
-def _enumeration_order(device: Device) -> tuple[int, int, int]:
-    return (device.index, device.mig.gi_id, device.mig.ci_id) if device.mig else (device.index, -1, -1)
