@@ -224,10 +224,10 @@ def test_a_chain_faster_than_the_scan_harms_nobody_and_costs_the_daemon_little(
 ) -> None:
     """What it gains is in SECURITY.md: each link may be over the limit for as long as it takes to be seen."""
     tenant = stage.actor("tenant")
-    with nobody_else_suffers(stage), Appetite(stage, 2 * tenant.limit_bytes) as appetite:
-        with intruding(stage, tenant, folder, "chain", "15"):
+    with nobody_else_suffers(stage), intruding(stage, tenant, folder, "chain", "15"):
+        with Appetite(stage, 2 * tenant.limit_bytes) as appetite:
             threading.Event().wait(4)
-    # It may be caught all the same, at its first link.
+    # It may be caught all the same, where a link was slow.
     assert len(appetite.seen) > 50 or ended(stage, appetite.seen)
     tally.add("processes faster than the scan", len(appetite.seen))
     tally.add("attacks")
