@@ -82,10 +82,6 @@ class Rig:
         self.hold("quiet", self.tenants["quiet"].limit_bytes)
         self.rest = at_rest(self.daemon.pid)
 
-    def right_now(self) -> None:
-        """Check that the counts are right at this moment."""
-        assert self._right_while_running(), self.manager.capacities()
-
     def _right_while_running(self) -> bool:
         assert self.daemon.process is not None
         assert self.daemon.process.running, f"the daemon ended:\n{self.daemon.log()[-3000:]}"
@@ -174,10 +170,8 @@ class Rig:
         """Check that all is as before the fault: the counts, admission, the limit that is held, and what the daemon holds."""
         eventually("the counts", self._right_while_running, seconds=seconds)
         self.check()
-        extra = pod_asking("extra", main={SHARED: 1})
-        admission = self.manager.admit(extra)
-        assert admission.admitted, admission.message
-        self.manager.delete(extra)
+        # A driver that answers late on a busy machine makes its devices sick for a moment: until then they are tried again.
+        until("an admission", self._refusal, "".__eq__, seconds=seconds)
         self.over_the_limit()
         self.greedy_dies()
         self.check()
@@ -188,6 +182,14 @@ class Rig:
         # The ended ones are let go of after some scans, which take long where nothing happens.
         processes = len(self.tenants) + self.kills
         comes_to_rest(self.daemon.pid, replace(self.rest, processes=processes, threads=threads))
+
+    def _refusal(self) -> str:
+        """Admit a pod and let it go; return why it was refused, empty when it was not."""
+        extra = pod_asking("extra", main={SHARED: 1})
+        admission = self.manager.admit(extra)
+        if admission.admitted:
+            self.manager.delete(extra)
+        return "" if admission.admitted else admission.message
 
     def no_fault_of_ours(self) -> None:
         """Check that the log has no traceback: what the world does to us is told in a line."""

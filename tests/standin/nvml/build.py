@@ -24,6 +24,8 @@ FLAGS = (
     "-fvisibility=hidden",
     "-pthread",
     f"-Wl,-soname,{LIBRARY_NAME}",
+    # Calls among its own functions are no business of the loader's: a version that lacks one (variant.without) still loads.
+    "-Wl,-Bsymbolic-functions",
 )
 
 
