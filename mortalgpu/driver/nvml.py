@@ -79,6 +79,8 @@ class NvmlDriver:
         self._event_worker = Worker(settings.max_abandoned, threads=1, hanging=self._hanging)
         self._handles: dict[str, Handle] = {}
         self._devices: tuple[Device, ...] = ()
+        self._known: tuple[Device, ...] = ()
+        """The newest devices of every GPU, also of those that did not answer since."""
         self._events = EventSet()
         self._is_waiting = False
         self._last_wait_failed = False
@@ -137,11 +139,13 @@ class NvmlDriver:
             def note(uuid: str) -> None:
                 hop.uuid = uuid
 
-            found = enumerate_devices(self._settings.sysfs, skip, note, self._devices)
+            found = enumerate_devices(self._settings.sysfs, skip, note, self._known)
             return {one.device.uuid: one.handle for one in found if one.handle is not None}, tuple(one.device for one in found)
 
         handles, devices = await self._worker.run("enumerating devices", work, self._settings.enumerate_seconds)
         self._handles, self._devices = handles, devices
+        present = {device.gpu_uuid for device in devices}
+        self._known = (*devices, *(device for device in self._known if device.gpu_uuid not in present))
         return devices
 
     async def memory(self, uuids: Sequence[str]) -> Mapping[str, Memory | Fault]:

@@ -197,4 +197,5 @@ async def test_a_gpu_that_was_cut_is_never_offered_whole_on_a_missing_answer(
     async with open_driver() as driver:
         await driver.devices()
         machine.add_fault("nvmlDeviceGetMigMode", A100_UUID, error=error)
-        assert {device.gpu_uuid for device in await driver.devices()} == {v100_uuid(0), v100_uuid(1)}
+        for _ in range(3):
+            assert {device.gpu_uuid for device in await driver.devices()} == {v100_uuid(0), v100_uuid(1)}
