@@ -157,7 +157,7 @@ class Denies:
             plan.note(call, self)
 
 
-UNDECLARED: tuple[type[Exception], ...] = (OSError, RuntimeError, Foreign)
+UNDECLARED: tuple[type[Exception], ...] = (OSError, Foreign, RuntimeError)
 
 
 def failures(point: Point) -> list[Kind]:
