@@ -40,7 +40,7 @@ class Disk:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         _run("mount", "-t", "tmpfs", "-o", "size=256k,nr_inodes=64,mode=755", "tmpfs", str(folder))
-        disks.callback(_run, "umount", "--lazy", str(folder))
+        disks.callback(_unmount_all, folder)
 
     def fill(self) -> None:
         """Take every block and every inode."""
@@ -72,6 +72,12 @@ class Disk:
 
 def _run(*words: str) -> None:
     subprocess.run(words, check=True, capture_output=True)
+
+
+def _unmount_all(folder: Path) -> None:
+    """Unmount the disk, and what protects it, should a test have ended before."""
+    while os.path.ismount(folder):
+        _run("umount", "--lazy", str(folder))
 
 
 def folder_of(rig: Rig, place: str) -> Path:
