@@ -38,6 +38,10 @@ def check_layout(data: bytes) -> None:
         assert (again.entries, again.problem) == (loaded.entries, "")
 
 
+MOST_UUIDS = 900
+"""In one process: the stand-in has handles for a thousand devices, and crashes after them."""
+_UUIDS = {b"1"}
+
 _FIELDS = ("driver", "uuid", "name", "bus", "mig")
 
 
@@ -58,6 +62,10 @@ def check_driver(data: bytes) -> None:
     """Texts of the driver in any encoding: devices, fewer devices, or a DriverError."""
     parts = [part.translate(None, b"\t\n\0") for part in data.split(b"\xfd")]
     texts = dict(zip(_FIELDS, parts + [b""] * len(_FIELDS), strict=False))
+    if len(_UUIDS) < MOST_UUIDS:
+        _UUIDS.add(texts["uuid"])
+    elif texts["uuid"] not in _UUIDS:
+        texts["uuid"] = b"1"
     state = scratch() / "nvml.state"
     draft = state.with_suffix(".new")
     draft.write_bytes(
