@@ -14,6 +14,7 @@ Time is an argument. This module knows no files and no callers; whom the ids bel
 import hmac
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,6 +36,8 @@ MIN_SECRET_BYTES = 16
 LONGEST_TOKEN = 15 * 1024
 """Characters; with the other headers of a call it must stay below 16 KiB. A token for 100 ids has about 6,500."""
 
+_SPELLING = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
+"""Three parts in base64url, without padding (RFC 7515); the library would pass over whatever else stands in the signature."""
 _LATEST_SECONDS = 1e12
 """Beyond any date that is meant; also stops infinities and what is no number."""
 _SIGNING = "HS256"
@@ -117,6 +120,8 @@ def judge(token: str, keyring: Keyring, *, now: float) -> Claims:
     """Return what a genuine, current token claims. Raises Unauthenticated with the reason, for the log only."""
     if len(token) > LONGEST_TOKEN:
         raise Unauthenticated("token is too long")
+    if not _SPELLING.fullmatch(token):
+        raise Unauthenticated("token is not spelt as tokens are")
     for secret in keyring.valid:
         payload = _payload(token, secret)
         if payload is not None:

@@ -126,12 +126,13 @@ def check_authorization(data: bytes) -> None:
         Door.NETWORK, secrets=lambda: rig.keys.secrets, succession=rig.succession, processes=rig.host, now=lambda: rig.now
     )
     ours = {rig.node_token(): "l0", rig.token("GPU-0::0"): "l1"}
+    signed = {token[:-1]: level for token, level in ours.items()}  # Some bits of the last letter are nobody's.
     for begin in (b"", *(f"Bearer {token}".encode() for token in ours)):
         header = begin + data
         for value in (header, header.decode("latin-1")):
             with only(Unauthenticated):
                 level = identity.by_token(value).level
-                assert ours[header.decode("latin-1").split()[-1]] == level
+                assert signed[header.decode("latin-1").split()[-1][:-1]] == level
 
 
 def check_certificate(data: bytes) -> None:
