@@ -20,7 +20,7 @@ from mortalgpu.driver.events import EventSet
 from mortalgpu.driver.readings import Handle, offered, read_memory, read_processes, read_utilization
 from mortalgpu.driver.translate import STALE_HANDLE, NvmlError, fault_of
 from mortalgpu.driver.worker import Hop, Worker
-from mortalgpu.errors import DriverTimeout
+from mortalgpu.errors import DriverError, DriverTimeout
 from mortalgpu.model.device import Device, DriverInfo, Fault, GpuProcess, HealthEvent, Memory, Utilization
 
 _T = TypeVar("_T")
@@ -264,9 +264,13 @@ class NvmlDriver:
         """Make one wait of the driver. An earlier one that was cancelled is sat out first: it may bring an event."""
         if self._last_wait_failed:
             await trio.sleep(self._settings.event_wait_seconds)
-        self._last_wait_failed = True
         patience = EVENT_WAITS_PER_HOP * self._settings.event_wait_seconds + self._settings.call_seconds
-        is_deaf = await self._event_worker.run("waiting for events", self._wait_in_thread, patience)
+        try:
+            is_deaf = await self._event_worker.run("waiting for events", self._wait_in_thread, patience)
+        except DriverError:
+            # Not so when it is cancelled: who waits again must not be deaf meanwhile.
+            self._last_wait_failed = True
+            raise
         self._last_wait_failed = False
         if is_deaf:
             await trio.sleep(DEAF_PAUSE_SECONDS)
