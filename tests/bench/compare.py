@@ -1,8 +1,9 @@
 """This run against an earlier one, and against loose bounds. Pure.
 
 The rules:
-1. Two runs are compared in ratio, row by row. Where a figure stretches with the machine's speed, the ratio of the calibration
-   figure between the two runs is taken out first.
+1. Two runs are compared in ratio, row by row, at the median: the 99th percentile of one run and of the next differ by more than
+   any change that is worth a name, and have their aims. Where a figure stretches with the machine's speed, the ratio of
+   the calibration figure between the two runs is taken out first.
 2. Within the figure's band, or its grain, nothing has changed. Beyond it, it is worse or better.
 3. A row that the earlier run had and this one lacks is named, where its form was measured and no stage was left out by
    choice; a row that only this one has is new, and fine.
@@ -60,9 +61,9 @@ def _compared(row: Row, before: Row | None, new: Report, old: Report) -> Compari
     if before is None:
         return Comparison(*row.key, Change.NEW)
     figure = BY_NAME[row.name]
-    expected = before.value * _slowness(figure, new, old)
-    ratio = row.value / expected if expected else (1.0 if not row.value else float("inf"))
-    return Comparison(*row.key, _change(figure, row.value, expected, ratio), ratio)
+    expected = before.p50 * _slowness(figure, new, old)
+    ratio = row.p50 / expected if expected else (1.0 if not row.p50 else float("inf"))
+    return Comparison(*row.key, _change(figure, row.p50, expected, ratio), ratio)
 
 
 def _change(figure: Figure, value: float, expected: float, ratio: float) -> Change:

@@ -34,7 +34,7 @@ class Row(msgspec.Struct, frozen=True):
 
     @property
     def value(self) -> float:
-        """What aim and comparison look at."""
+        """What the aim looks at."""
         return self.p99 if self.judged == "p99" else self.p50
 
 
