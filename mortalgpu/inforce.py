@@ -58,8 +58,7 @@ class InForce:
         self.enforcer = Latest(wiring.enforcer_settings(config))
         self.switches = Latest(wiring.exporter_switches(config))
         self.mounts: Latest[tuple[Mount, ...]] = Latest(())
-        directory = config.kubelet.device_plugin_dir
-        self.resources = OurResources(wiring.resources_of_ours(wiring.discovery_settings(config), directory))
+        self.resources = OurResources(wiring.resources_of_ours(config))
         self.allocator = CurrentAllocator(self.config)
 
     def follow(self, config: Config, mounts: tuple[Mount, ...]) -> None:

@@ -26,14 +26,13 @@ from mortalgpu.errors import ConfigError, HostError, KubeletError
 from mortalgpu.exporter.checks import Patience
 from mortalgpu.exporter.service import Switches
 from mortalgpu.isolation import mgctl_mount
-from mortalgpu.kubelet.checkpoint import FILE_NAME, resources_with
+from mortalgpu.kubelet.checkpoint import FILE_NAME, resources_mounting
 from mortalgpu.model.grant import Mount
 from mortalgpu.scan.books import BooksTempo
 from mortalgpu.scan.discovery import DiscoverySettings
 from mortalgpu.scan.health import DEFAULT_XIDS, HealthPolicy
 from mortalgpu.scan.rhythm import Tempo
 from mortalgpu.scan.scanner import ScanSettings
-from mortalgpu.sharing import evidence
 from mortalgpu.sharing.layout import load_layout
 from mortalgpu.sharing.rules import ShareRule, check_rules
 from mortalgpu.statefile import read_state
@@ -90,12 +89,14 @@ def discovery_settings(config: Config) -> DiscoverySettings:
     )
 
 
-def resources_of_ours(settings: DiscoverySettings, device_plugin_dir: str) -> tuple[str, ...]:
+def resources_of_ours(config: Config) -> tuple[str, ...]:
     """Return every resource name whose shares containers may hold: the configured ones, and those of the remembered layout.
 
-    Where the layout was lost, kubelet's checkpoint tells the names under which containers were granted shares of ours.
-    Reads one or two small files; what cannot be read adds nothing, and discovery says so.
+    Where the layout was lost, kubelet's checkpoint tells the names of grants that mount mgctl from this installation's folder;
+    another installation on the node has a folder of its own. Reads one or two small files; what cannot be read adds nothing,
+    and discovery says so. Raises ConfigError as `share_rules` does.
     """
+    settings, host_mount = discovery_settings(config), config.mgctl.host_mount
     try:
         text = read_state(settings.layout_path)
     except HostError:
@@ -104,9 +105,9 @@ def resources_of_ours(settings: DiscoverySettings, device_plugin_dir: str) -> tu
     names = [rule.resource for rule in settings.rules]
     if loaded:
         names += [entry.resource for entry in loaded.entries.values()]
-    if not loaded or loaded.problem:
+    if host_mount.enabled and (not loaded or loaded.problem):
         with suppress(KubeletError):
-            names += resources_with(Path(device_plugin_dir), evidence.VARIABLE)
+            names += resources_mounting(Path(config.kubelet.device_plugin_dir), Path(host_mount.host_path))
     return tuple(dict.fromkeys(names))
 
 

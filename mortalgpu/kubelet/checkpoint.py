@@ -40,47 +40,48 @@ class _Document(msgspec.Struct, rename="pascal"):
     data: _Data
 
 
-class _Everything(Container[str]):
-    def __contains__(self, _name: object) -> bool:
-        return True
-
-
 def read_checkpoint(device_plugin_dir: Path, resources: Container[str], variable: str) -> tuple[CheckpointEntry, ...]:
     """Return the entries of our resources. No file means that kubelet never gave out anything: no entries.
 
     `variable` names the environment variable to return as evidence. Reads one small file; blocks. Raises KubeletError when the
     file cannot be read or understood.
     """
-    path = device_plugin_dir / FILE_NAME
-    try:
-        text = path.read_bytes()
-    except FileNotFoundError:
-        return ()
-    except OSError as error:
-        raise KubeletError(f"{path}: cannot be read: {error.strerror}") from None
-    return parse_checkpoint(text, resources, variable)
+    return parse_checkpoint(_text(device_plugin_dir), resources, variable)
 
 
-def resources_with(device_plugin_dir: Path, variable: str) -> tuple[str, ...]:
-    """Return the resources of which a container's grant set the variable: ours, though nothing else may know so any more.
+def resources_mounting(device_plugin_dir: Path, folder: Path) -> tuple[str, ...]:
+    """Return the resources of which a grant mounts something of `folder`, a path on the host, into its container.
 
     Reads one small file; blocks. Raises KubeletError as `read_checkpoint` does.
     """
-    entries = read_checkpoint(device_plugin_dir, _Everything(), variable)
-    return tuple(dict.fromkeys(entry.resource for entry in entries if entry.evidence))
+    return tuple(dict.fromkeys(entry.resource_name for entry in _entries(_text(device_plugin_dir)) if _mounts(entry, folder)))
+
+
+def _text(device_plugin_dir: Path) -> bytes:
+    path = device_plugin_dir / FILE_NAME
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b'{"Data": {}}'
+    except OSError as error:
+        raise KubeletError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def parse_checkpoint(text: bytes, resources: Container[str], variable: str) -> tuple[CheckpointEntry, ...]:
     """Return the entries of our resources in a checkpoint's text. Raises KubeletError when it is none."""
+    return tuple(
+        CheckpointEntry(entry.resource_name, _ids(entry), _variable(entry, variable), entry.pod_uid, entry.container_name)
+        for entry in _entries(text)
+        if entry.resource_name in resources
+    )
+
+
+def _entries(text: bytes) -> list[_Entry]:
     try:
         document = msgspec.json.decode(text, type=_Document)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise KubeletError(f"kubelet's device checkpoint is of an unknown form: {error}") from None
-    return tuple(
-        CheckpointEntry(entry.resource_name, _ids(entry), _variable(entry, variable), entry.pod_uid, entry.container_name)
-        for entry in document.data.pod_device_entries or []
-        if entry.resource_name in resources
-    )
+    return document.data.pod_device_entries or []
 
 
 def _ids(entry: _Entry) -> tuple[str, ...]:
@@ -91,8 +92,15 @@ def _ids(entry: _Entry) -> tuple[str, ...]:
 
 
 def _variable(entry: _Entry, variable: str) -> str:
+    return str(_response(entry).envs.get(variable, ""))
+
+
+def _mounts(entry: _Entry, folder: Path) -> bool:
+    return any(Path(mount.host_path).is_relative_to(folder) for mount in _response(entry).mounts)
+
+
+def _response(entry: _Entry) -> pb.ContainerAllocateResponse:
     try:
-        response = pb.ContainerAllocateResponse.FromString(base64.b64decode(entry.alloc_resp or "", validate=True))
+        return pb.ContainerAllocateResponse.FromString(base64.b64decode(entry.alloc_resp or "", validate=True))
     except (binascii.Error, ValueError, DecodeError):
-        return ""
-    return str(response.envs.get(variable, ""))
+        return pb.ContainerAllocateResponse()

@@ -170,9 +170,8 @@ class Discovery:
 
     async def _settle(self) -> None:
         async with self._one_at_a_time:
-            rules = self._settings.rules
-            resources = {rule.resource for rule in rules}
-            await self._settling.settle(share(self._devices, rules), resources, first=not self._inventory.version)
+            wanted = share(self._devices, self._settings.rules)
+            await self._settling.settle(wanted, first=not self._inventory.version)
             self._publish(always=True)
 
     # Health.

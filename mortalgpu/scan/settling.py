@@ -9,7 +9,7 @@ Rules:
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import trio
 
 from mortalgpu.errors import HostError
 from mortalgpu.model.share import Inventory
-from mortalgpu.sharing.layout import Held, LayoutEntry, Settlement, dump_layout, held_of_ours, load_layout, recover, settle
+from mortalgpu.sharing.layout import Held, LayoutEntry, Settlement, dump_layout, load_layout, recover, settle
 from mortalgpu.statefile import read_state, write_state
 
 log = logging.getLogger(__name__)
@@ -56,14 +56,14 @@ class Settling:
             log.warning("remembered share layout is damaged", extra={"path": str(self._path), "error": loaded.problem})
         self._remembered = loaded.entries if loaded else {}
 
-    async def settle(self, wanted: Inventory, resources: Collection[str], *, first: bool) -> None:
-        """Bring the layout in force as close to the wanted one as its holders allow; `resources` are the configured ones.
+    async def settle(self, wanted: Inventory, *, first: bool) -> None:
+        """Bring the layout in force as close to the wanted one as its holders allow.
 
         `first`: nothing was ever advertised, so that nothing can be granted meanwhile.
         """
         written = self._remembered
         while True:
-            settled = await self._settlement(wanted, resources)
+            settled = await self._settlement(wanted)
             if settled.provisional or settled.remembered == written or first:
                 break
             written = settled.remembered
@@ -82,7 +82,7 @@ class Settling:
         if not self._is_saved:
             await self._save(self._remembered)
 
-    async def _settlement(self, wanted: Inventory, resources: Collection[str]) -> Settlement:
+    async def _settlement(self, wanted: Inventory) -> Settlement:
         """Ask the witnesses, if there is anything to ask, and decide; nothing is awaited after they have answered."""
         if not self._needs_witness(wanted):
             return replace(settle(wanted, self._remembered, None), provisional=False)
@@ -90,7 +90,6 @@ class Settling:
         if held is None:
             settled = settle(wanted, self._remembered, None)
             return replace(settled, inventory=_only_remembered(settled.inventory, self._remembered))
-        held = held_of_ours(held, wanted, self._remembered, set(resources))
         return settle(wanted, recover(wanted, self._remembered, held, totals), held)
 
     def _needs_witness(self, wanted: Inventory) -> bool:

@@ -93,17 +93,6 @@ def held_shares(assignments: Iterable[Assignment], fresh: Iterable[Grant] = ()) 
     return held
 
 
-def held_of_ours(
-    held: Mapping[str, Held], wanted: Inventory, remembered: Mapping[str, LayoutEntry], resources: Container[str]
-) -> dict[str, Held]:
-    """Leave out what containers hold of another installation's devices on this node.
-
-    Ours is a device that an entry takes or that is remembered, and what is held under one of the configured `resources`.
-    """
-    ours = {shared.uuid for shared in wanted.devices} | set(remembered)
-    return {uuid: hold for uuid, hold in held.items() if uuid in ours or hold.resource in resources}
-
-
 def settle(wanted: Inventory, remembered: Mapping[str, LayoutEntry], held: Mapping[str, Held] | None) -> Settlement:
     """Decide the layout in force on each device (rules 2 to 4). `held` is None while nobody can say what is held."""
     configured = {shared.uuid: shared for shared in wanted.devices}

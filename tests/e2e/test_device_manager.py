@@ -212,6 +212,11 @@ def test_a_count_changed_while_kubelet_was_away_is_settled_without_a_double_gran
 def test_a_resource_renamed_after_the_layout_was_lost_is_not_granted_twice(
     device_manager: DeviceManager, daemon: Daemon
 ) -> None:
+    mgctl = daemon.folder / "mgctl"
+    mgctl.write_text("#!/bin/true\n")
+    daemon.config["mgctl"] = {"sourcePath": str(mgctl), "hostMount": {"enabled": True, "hostPath": str(daemon.folder / "host")}}
+    daemon.restart()
+    eventually("every share", lambda: device_manager.capacity(SHARED) == Capacity(800, 800), seconds=5)
     device_manager.admit(pod_asking("one", main={SHARED: 40}))
     daemon.stop()
     (daemon.folder / "state" / "layout.json").unlink()

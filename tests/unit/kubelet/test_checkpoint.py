@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mortalgpu.errors import KubeletError
 from mortalgpu.kubelet.base import CheckpointEntry
-from mortalgpu.kubelet.checkpoint import FILE_NAME, parse_checkpoint, read_checkpoint, resources_with
+from mortalgpu.kubelet.checkpoint import FILE_NAME, parse_checkpoint, read_checkpoint, resources_mounting
 from mortalgpu.rpc.pb.deviceplugin.v1beta1 import deviceplugin_pb2 as pb
 
 R = "mortalgpu/a"
@@ -104,11 +104,23 @@ def test_any_bytes_are_read_or_refused(content: bytes) -> None:
         assert str(error)  # noqa: PT017 - either outcome is fine
 
 
-def test_resources_of_grants_with_the_evidence_are_found(tmp_path: Path) -> None:
-    ours, other = response(MORTALGPU_SHARES="g=1/4"), response(OTHER="x")
-    entries = entry(["g::0"], "old.name/a", ours), entry(["g::1"], "old.name/a", ours), entry(["g::0"], "nvidia.com/gpu", other)
+def mounting(*host_paths: str) -> str:
+    """Return an Allocate answer with these mounts, as the checkpoint holds it."""
+    mounts = [pb.Mount(host_path=path, container_path="/x") for path in host_paths]
+    return base64.b64encode(pb.ContainerAllocateResponse(mounts=mounts).SerializeToString()).decode()
+
+
+def test_resources_whose_grants_mount_something_of_a_folder_are_found(tmp_path: Path) -> None:
+    entries = (
+        entry(["g::0"], "old.name/a", mounting("/other", "/var/lib/ours/mgctl/1")),
+        entry(["g::1"], "old.name/a", mounting("/var/lib/ours/mgctl/1")),
+        entry(["g::0"], "beside.it/b", mounting("/var/lib/ours-too/mgctl/1")),
+        entry(["g::0"], "nvidia.com/gpu", mounting()),
+        entry(["g::0"], "damaged.one/c", "no base64"),
+    )
     (tmp_path / FILE_NAME).write_bytes(text(*entries))
-    assert resources_with(tmp_path, VARIABLE) == ("old.name/a",)
+    assert resources_mounting(tmp_path, Path("/var/lib/ours/")) == ("old.name/a",)
+    assert resources_mounting(tmp_path / "without", Path("/var/lib/ours/")) == ()
 
 
 def test_no_file_means_that_nothing_was_given_out(tmp_path: Path) -> None:

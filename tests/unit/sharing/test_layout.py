@@ -14,7 +14,6 @@ from mortalgpu.sharing.layout import (
     LayoutEntry,
     Settlement,
     dump_layout,
-    held_of_ours,
     held_shares,
     load_layout,
     recover,
@@ -207,17 +206,6 @@ def test_beside_a_kept_layout_newcomers_wait_while_the_list_would_be_too_long() 
     assert settlement.held_back == {"GPU-c"}
     assert sorted(in_force(settlement)) == sorted(settlement.remembered) == ["GPU-a", "GPU-b", "GPU-d"]
     assert settle(want, {"GPU-a": many}, {}).held_back == set()
-
-
-def test_what_is_held_of_another_installations_devices_is_left_out() -> None:
-    held = {
-        "GPU-a": Held("old.name/gpu", 1, 0),
-        "GPU-remembered": Held("old.name/gpu", 1, 0),
-        "GPU-left-alone": Held(RESOURCE, 1, 0),
-        "GPU-of-another": Held("old.name/gpu", 1, 0),
-    }
-    found = held_of_ours(held, wanted(shared("GPU-a", 10)), {"GPU-remembered": OLD}, [RESOURCE])
-    assert sorted(found) == ["GPU-a", "GPU-left-alone", "GPU-remembered"]
 
 
 def test_held_shares_come_from_assignments_and_fresh_grants() -> None:
