@@ -38,7 +38,7 @@ def strike_everywhere(blow: Blow | None, monkeypatch: pytest.MonkeyPatch, tally:
         try:
             run = play(Plan(), monkeypatch, blow_at=number, blow=blow)
             assert set(run.codes) <= {0, 70, 137}, f"exit codes {run.codes}"
-        except BaseException as error:
+        except (Exception, BaseExceptionGroup) as error:
             found.append(f"at await {number}: {told(error)}")
         tally.add("awaits cancelled" if blow is None else "awaits crashed")
         tally.add("scenarios run")
