@@ -36,7 +36,7 @@ class ApiCluster:
     ) -> None:
         self._access = access
         self._pace = pace or ApiPace()
-        self._backoff = Backoff(random, self._pace.first_retry_seconds, self._pace.last_retry_seconds)
+        self._backoff = Backoff(random, self._pace.first_retry_seconds, self._pace.longest_unseen_seconds)
         self._watch = PodWatch(node, self._pace, random)
         self._view = LastView(SOURCE_KUBERNETES, now)
         self._postbox = Postbox(access, node, self._pace, now=now, random=random)

@@ -45,6 +45,8 @@ class ApiPace:
     first_retry_seconds: float = 0.5
     last_retry_seconds: float = 30.0
     """Between them the wait after a failure doubles."""
+    longest_unseen_seconds: float = 8.0
+    """The longest such wait for pods: until they are named, containers that are new are held to no limit."""
     page_pods: int = 250
     most_pods: int = 10_000
     answer_bytes: int = 64 * 1024 * 1024

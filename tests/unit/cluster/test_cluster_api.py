@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -277,6 +278,17 @@ async def test_a_server_in_trouble_is_asked_less_and_less_often() -> None:
         await seen.synced("a")
         assert trio.current_time() - began >= 0.025 + 0.05 + 0.1 + 0.2
         assert len(peer.of(watch=False)) == 5
+
+
+async def test_pods_are_not_unseen_for_long_after_a_long_trouble() -> None:
+    pace = replace(QUICK, longest_unseen_seconds=0.1)
+    async with open_peer() as peer:
+        peer.put(pod_object("a"))
+        peer.next(*[say.refuse(500, "storm")] * 9)
+        began = trio.current_time()
+        async with watched(ApiAccess(peer.url), pace) as seen:
+            await seen.synced("a")
+        assert trio.current_time() - began < 3, "waits that go on doubling take 12 seconds"
 
 
 async def test_retry_after_is_honoured() -> None:
