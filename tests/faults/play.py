@@ -67,7 +67,7 @@ def play(
         plan.hear_lie.append(world.hear_lie)
         prepare(world)
         run.wrong = world.wrong
-        async with running(world.kubelet), supervised(world, plan, monkeypatch) as supervisor:
+        async with running(world.kubelet), supervised(world, plan, patched) as supervisor:
             if blow_at:
                 steps.blow = blow or supervisor.cancel
             story = Story(world, supervisor)
@@ -82,6 +82,7 @@ def play(
         run.virtual_seconds, run.steps, run.struck = trio.current_time(), steps.count, steps.struck
 
     try:
+        # What one play puts in place must be gone before the next.
         with monkeypatch.context() as patched:
             hold_the_clock(clock, patched)
             trio.run(main, clock=clock, instruments=[steps.census, steps])

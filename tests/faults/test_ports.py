@@ -90,7 +90,7 @@ def strike(
                 run = play(plan, monkeypatch, converge_seconds=CONVERGE_SECONDS + patience)
                 assert plan.injected or isinstance(kind, Lies), "the fault never struck"
                 assert set(run.codes) <= {0, 69, 70, 137}, f"exit codes {run.codes}"
-            except BaseException as error:
+            except (Exception, BaseExceptionGroup) as error:
                 found.append(f"{point.name} {kind.name} at {numbers}: {told(error)}")
             if plan.injected:  # A lie may have found no call at which it would have been one.
                 tally.add("faults injected", len(plan.injected))
