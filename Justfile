@@ -80,9 +80,9 @@ frozen *words:
     python -m tests.frozen.built
     pytest -q -m frozen tests {{ words }}
 
-# The daemon's own tests, scenarios and real partners, against the binary, as built; without the campaigns of faults and bytes.
+# The tests with real partners against the binary, as built; without two of the campaigns, and the cluster, which runs the image.
 on-binary *words:
-    MORTALGPU_BIN={{ justfile_directory() }}/build/mortalgpu pytest -q -m "not slow and not gpu and not faults and not fuzz" tests/scenario tests/e2e {{ words }}
+    MORTALGPU_BIN={{ justfile_directory() }}/build/mortalgpu pytest -q -m "not slow and not gpu and not faults and not fuzz" tests/e2e --ignore tests/e2e/cluster {{ words }}
 
 # Every figure, frozen and not, against the last result kept; --short for CI, --keep, --check, --profile (CONTRIBUTING.md).
 bench *words:
