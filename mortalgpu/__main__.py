@@ -6,7 +6,7 @@ us work · 70 a fault of ours · 78 the configuration. Every face is imported on
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -139,17 +139,11 @@ def _guarded(face: Callable[["argparse.Namespace"], int], chosen: "argparse.Name
 
 def _only(error: BaseException) -> BaseException:
     """Return the one error in a group (a nursery wraps what ends it); of several with one exit code, none a bug, the first."""
-    found = list(_leaves(error))
+    from mortalgpu.errors import leaves
+
+    found = leaves(error)
     codes = {_exit_code(each) for each in found}
     return found[0] if len(found) == 1 or (len(codes) == 1 and EX_SOFTWARE not in codes) else error
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for each in error.exceptions:
-            yield from _leaves(each)
-    else:
-        yield error
 
 
 def _exit_code(error: BaseException) -> int:

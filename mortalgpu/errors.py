@@ -127,3 +127,10 @@ class IsolationError(MortalGpuError):
 
 class ServiceFailed(MortalGpuError):
     """A supervised service crashed more often than its restart budget allows."""
+
+
+def leaves(error: BaseException) -> list[BaseException]:
+    """Return the errors within a group, however nested (a nursery wraps what ends it); a lone error makes a list of one."""
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    return [leaf for each in error.exceptions for leaf in leaves(each)]

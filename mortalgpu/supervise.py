@@ -5,13 +5,13 @@ what services do. It is one of the two places in which `except Exception` is at 
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import trio
 
-from mortalgpu.errors import MortalGpuError, ServiceFailed
+from mortalgpu.errors import MortalGpuError, ServiceFailed, leaves
 
 log = logging.getLogger(__name__)
 
@@ -87,17 +87,9 @@ def restartable(name: str, service: Service, budget: Budget, on_restart: OnResta
 
 def _tell_crash(name: str, error: Exception, pause: float) -> None:
     """Log a crash, with a traceback unless all of it was raised on purpose: the machine's trouble is told in its words."""
-    found = list(_leaves(error))
+    found = leaves(error)
     if all(isinstance(each, MortalGpuError) for each in found):
         about = {"service": name, "wait_seconds": pause, "error": "; ".join(dict.fromkeys(map(str, found)))}
         log.error("service crashed; starting it again", extra=about)
     else:
         log.error("service crashed; starting it again", extra={"service": name, "wait_seconds": pause}, exc_info=error)
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for each in error.exceptions:
-            yield from _leaves(each)
-    else:
-        yield error
