@@ -98,7 +98,7 @@ class NvmlDriver:
             library.initialise()
 
         try:
-            await self._worker.run("opening the NVIDIA driver", work, self._settings.open_seconds)
+            await self._worker.run("opening the NVIDIA driver", work, self._settings.open_seconds, tries=1)
         except DriverTimeout:
             library.owe_shutdown()
             raise
@@ -266,7 +266,7 @@ class NvmlDriver:
             await trio.sleep(self._settings.event_wait_seconds)
         patience = EVENT_WAITS_PER_HOP * self._settings.event_wait_seconds + self._settings.call_seconds
         try:
-            is_deaf = await self._event_worker.run("waiting for events", self._wait_in_thread, patience)
+            is_deaf = await self._event_worker.run("waiting for events", self._wait_in_thread, patience, tries=1)
         except DriverError:
             # Not so when it is cancelled: who waits again must not be deaf meanwhile.
             self._last_wait_failed = True

@@ -7,8 +7,12 @@ Rules:
    one sick GPU costs the others a single deadline.
 4. When `max_abandoned` hops hang at once, the driver is lost: no further thread is spent on it. Workers that share a set of
    hanging hops share this bound, so that opening a hung driver again and again does not pile up threads.
+5. A hop that missed its deadline because its thread began late, or because the event loop came late to fetch the answer,
+   says nothing about the driver, only that this process is short of processor: it is made again, a few times. So a starved
+   daemon does not call healthy devices silent.
 """
 
+import time
 from collections.abc import Callable
 from threading import Event
 from typing import TypeVar
@@ -22,21 +26,41 @@ _T = TypeVar("_T")
 
 SPARE_THREADS = 2
 """Hops that may still run beside the hanging ones."""
+MOST_TRIES = 4
+"""How often a hop is made that missed its deadline by no fault of the driver's (rule 5)."""
 
 
 class Hop:
     """One call of a verb, as its thread and the event loop both see it."""
 
-    __slots__ = ("action", "finished", "given_up", "started", "uuid")
+    __slots__ = ("action", "finished", "given_up", "started_at", "uuid")
 
     def __init__(self, action: str) -> None:
         self.action = action
         self.uuid = ""
         """The device it asks at this moment; empty when it asks about none. Written by the thread."""
-        self.started = False
+        self.started_at: float | None = None
+        """When its thread began, in seconds of the monotonic clock."""
         self.finished = False
         self.given_up = Event()
         """Set by the event loop when nobody waits for its result any more: long work may end early."""
+
+    def make(self, work: Callable[["Hop"], _T], hanging: set["Hop"]) -> _T:
+        """Do the work, in this hop's thread, and strike it off `hanging`. Raises the driver's own errors translated."""
+        self.started_at = time.monotonic()  # before the look at `given_up`: then it never runs without being counted
+        try:
+            if self.given_up.is_set():
+                raise DriverTimeout(f"{self} began after its time")
+            return work(self)
+        except NvmlError as error:
+            raise raised_for(str(self), error) from error
+        finally:
+            self.finished = True
+            hanging.discard(self)
+
+    def is_silent(self, seconds: float) -> bool:
+        """Return whether it has been in the driver for at least `seconds`, and still is."""
+        return not self.finished and self.started_at is not None and time.monotonic() - self.started_at >= seconds
 
     def __str__(self) -> str:
         return f"{self.action} of {self.uuid}" if self.uuid else self.action
@@ -66,46 +90,37 @@ class Worker:
         """Return the devices on which a hop hangs, and what it was doing there."""
         return {hop.uuid: hop.action for hop in tuple(self._abandoned) if hop.uuid}
 
-    async def run(self, action: str, work: Callable[[Hop], _T], seconds: float) -> _T:
+    async def run(self, action: str, work: Callable[[Hop], _T], seconds: float, tries: int = MOST_TRIES) -> _T:
         """Run `work` in a thread and return its result.
 
-        Raises DriverTimeout when it is not back after `seconds`, DriverLost when too many hang already or after `drain`,
-        and the driver's own errors translated. May be cancelled at any time; the thread then ends unobserved.
+        `tries` is 1 for work that must not be done twice, or whose next turn comes anyway. Raises DriverTimeout when it is
+        not back after `seconds` (`tries` times that in a process that gets no time to run), DriverLost when too many hang
+        already or after `drain`, and the driver's own errors translated. May be cancelled at any time; the thread then ends
+        unobserved.
         """
         if self._is_closed:
             raise DriverLost(f"{action}: the driver was closed")
         if len(self._abandoned) >= self._max_abandoned:
             raise DriverLost(f"{action}: {len(self._abandoned)} earlier driver calls have not returned ({self._hanging()})")
-        hop = Hop(action)
-        try:
-            with trio.move_on_after(seconds):
-                return await trio.to_thread.run_sync(
-                    _guard(hop, work, self._abandoned), abandon_on_cancel=True, limiter=self._limiter
-                )
-        finally:
-            hop.given_up.set()
-        self._abandon(hop)
+        for _ in range(tries):
+            hop = Hop(action)
+            try:
+                with trio.move_on_after(seconds):
+                    return await trio.to_thread.run_sync(
+                        hop.make, work, self._abandoned, abandon_on_cancel=True, limiter=self._limiter
+                    )
+            finally:
+                hop.given_up.set()
+            self._abandon(hop)
+            if hop.is_silent(seconds / 2) or self._is_closed or len(self._abandoned) >= self._max_abandoned:
+                break
         raise DriverTimeout(f"{hop} did not return within {seconds:g} s; the call may still hang in the driver")
 
     def _abandon(self, hop: Hop) -> None:
-        if hop.started:
+        if hop.started_at is not None:
             self._abandoned.add(hop)
         if hop.finished:  # it may have returned between the deadline and the line above
             self._abandoned.discard(hop)
 
     def _hanging(self) -> str:
         return ", ".join(sorted(str(hop) for hop in tuple(self._abandoned)))
-
-
-def _guard(hop: Hop, work: Callable[[Hop], _T], abandoned: set[Hop]) -> Callable[[], _T]:
-    def run() -> _T:
-        hop.started = True
-        try:
-            return work(hop)
-        except NvmlError as error:
-            raise raised_for(str(hop), error) from error
-        finally:
-            hop.finished = True
-            abandoned.discard(hop)
-
-    return run

@@ -1,5 +1,6 @@
 """Calls that hang: what it costs whom, and how it ends."""
 
+import time
 from collections.abc import Iterator
 from threading import Event
 
@@ -10,6 +11,8 @@ from mortalgpu.driver.worker import Hop, Worker
 from mortalgpu.errors import DriverLost, DriverTimeout
 
 SHORT = 0.05
+STARVED = 0.3
+"""The deadline of a hop whose thread has to wait."""
 
 
 @pytest.fixture
@@ -27,6 +30,11 @@ async def abandon(worker: Worker, uuid: str, release: Event) -> None:
 
     with pytest.raises(DriverTimeout):
         await worker.run("reading", work, SHORT)
+
+
+async def let_go_after(release: Event, seconds: float) -> None:
+    await trio.sleep(seconds)
+    release.set()
 
 
 async def until_none_hangs(worker: Worker) -> None:
@@ -86,6 +94,74 @@ async def test_a_hop_that_finds_no_free_thread_times_out_and_is_not_counted_as_h
     with pytest.raises(DriverTimeout):
         await worker.run("adding", lambda _: 2, SHORT)
     assert worker.abandoned_calls == 1
+
+
+async def test_a_hop_whose_thread_gets_no_time_is_made_again(release: Event) -> None:
+    worker = Worker(5, threads=1)
+    await abandon(worker, "GPU-a", release)
+    made = 0
+
+    def work(_: Hop) -> str:
+        nonlocal made
+        made += 1
+        return "an answer"
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(let_go_after, release, 1.5 * STARVED)
+        assert await worker.run("probing", work, STARVED) == "an answer"
+    assert made == 1
+    assert worker.abandoned_calls == 0
+
+
+def test_a_hop_that_was_given_up_before_it_began_never_reaches_the_driver() -> None:
+    hop = Hop("opening")
+    hop.given_up.set()
+    reached: list[Hop] = []
+    with pytest.raises(DriverTimeout, match=r"^opening began after its time"):
+        hop.make(reached.append, set())
+    assert not reached
+
+
+async def test_a_hop_whose_answer_the_event_loop_fetched_too_late_is_made_again() -> None:
+    token = trio.lowlevel.current_trio_token()
+    stands_still = Event()
+    made = 0
+
+    def stand_still() -> None:
+        stands_still.set()
+        time.sleep(10 * SHORT)
+
+    def work(_: Hop) -> int:
+        nonlocal made
+        made += 1
+        if made == 1:
+            token.run_sync_soon(stand_still)
+            stands_still.wait(10)
+        return made
+
+    assert await Worker(5).run("probing", work, SHORT) == 2
+
+
+async def test_work_that_must_not_be_done_twice_is_not(release: Event) -> None:
+    worker = Worker(5, threads=1)
+    await abandon(worker, "GPU-a", release)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(let_go_after, release, 1.5 * STARVED)
+        with pytest.raises(DriverTimeout):
+            await worker.run("opening", lambda _: 0, STARVED, tries=1)
+
+
+async def test_a_hop_that_had_its_time_is_not_made_again(release: Event) -> None:
+    made = 0
+
+    def work(_: Hop) -> None:
+        nonlocal made
+        made += 1
+        release.wait(10)
+
+    with pytest.raises(DriverTimeout):
+        await Worker(5).run("probing", work, STARVED)
+    assert made == 1
 
 
 async def test_a_cancelled_hop_gives_way_at_once_and_is_not_counted_as_hanging(release: Event) -> None:
