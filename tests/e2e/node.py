@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import httpx
 
@@ -24,6 +24,7 @@ from tests.e2e.pods import Pod, manifest
 from tests.e2e.process import Process
 from tests.e2e.waiting import eventually
 from tests.ports import free_ports
+from tests.started import Started
 
 NODE_NAME = "harness"
 START_SECONDS = 30
@@ -62,7 +63,7 @@ class PodStatus:
         return next(container for container in self.containers if container.name == name)
 
 
-class Node:
+class Node(Started):
     """A node in a short folder of its own, which `stop` removes with everything in it. Needs root, and the main thread."""
 
     def __init__(self, *, settings: dict[str, Any] | None = None, flags: Sequence[object] = ()) -> None:
@@ -191,17 +192,6 @@ class Node:
         self.containerd.stop()
         self._http.close()
         shutil.rmtree(self.folder, ignore_errors=True)
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     def _is_running(self, name: str) -> bool:
         status = self.pods().get(name)

@@ -9,19 +9,19 @@ import signal
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
 
 import pytest
 
 from tests.e2e.process import Process
 from tests.e2e.waiting import eventually
+from tests.started import Started
 
 BOOT_SECONDS = 60.0
 HIERARCHIES = ("systemd", "unified", "")
 """Where systemd's own cgroup hierarchy is: on version 1, on a mix, on version 2."""
 
 
-class Machine:
+class Machine(Started):
     """A booted tree; `binds` are folders of this machine, writable, by their place in it."""
 
     def __init__(self, folder: Path, binds: Mapping[str, Path]) -> None:
@@ -70,17 +70,6 @@ class Machine:
             subprocess.run(
                 ["find", cgroup, "-depth", "-type", "d", "-exec", "rmdir", "{}", ";"], check=False, capture_output=True
             )
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     def _find_leader(self) -> bool:
         assert self._process is not None

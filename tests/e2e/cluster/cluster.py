@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from tests.chart.build import locate_helm
 from tests.e2e.apiserver.build import locate as locate_plane
@@ -20,6 +20,7 @@ from tests.e2e.node import Node
 from tests.e2e.process import Process
 from tests.e2e.waiting import eventually
 from tests.ports import free_port
+from tests.started import Started
 
 NODE_NAME = "localhost"
 NETWORK_PLUGIN = """#!/bin/sh
@@ -39,7 +40,7 @@ class ClusterPlane(ControlPlane):
     flags = ("--allow-privileged=true", "--kubelet-preferred-address-types=Hostname")
 
 
-class Cluster:
+class Cluster(Started):
     """Everything below a short folder of its own; `stop` ends and removes all of it. Needs root, and the main thread."""
 
     def __init__(self) -> None:
@@ -71,17 +72,6 @@ class Cluster:
         self.node.stop()
         self.plane.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     def kubectl(self, *words: str, stdin: str = "", seconds: float = 90, fine: tuple[int, ...] = (0,)) -> str:
         """Run kubectl and return its output. Raises AssertionError with its complaint unless its exit code is `fine`."""
