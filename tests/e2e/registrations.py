@@ -36,6 +36,8 @@ class Registrations:
     requested: dict[str, float] = field(default_factory=dict)
     overlaps: list[Overlap] = field(default_factory=list)
     made: dict[str, int] = field(default_factory=dict)
+    lists: dict[str, int] = field(default_factory=dict)
+    """How many lists of devices came, by resource."""
 
     def see(self, event: Event) -> None:
         """Take the next event into account."""
@@ -50,6 +52,8 @@ class Registrations:
             case "registered":
                 self.live[event.resource] = self.requested.pop(event.resource, event.at)
                 self.made[event.resource] = self.made.get(event.resource, 0) + 1
+            case "list_received":
+                self.lists[event.resource] = self.lists.get(event.resource, 0) + 1
             case "disconnected":
                 self.live.pop(event.resource, None)
 

@@ -85,7 +85,8 @@ def test_an_overlap_is_seen_and_costs_the_node_its_devices(device_manager: Devic
     """The hazard that the daemon must avoid, on both kubelets: the old stream's end takes the new registration down."""
     with Plugin(device_manager.socket_dir, "second", RESOURCE, IDS) as newcomer:
         newcomer.register()
-        device_manager.wait_allocatable({RESOURCE: 6}, 2)
+        # Its list must be in: a list that comes after the old stream's end would hide the loss.
+        eventually("the newcomer's list", lambda: device_manager.registrations.lists[RESOURCE] == 2, seconds=5)
         plugin.stop()
         eventually("loss of the devices", lambda: device_manager.capacity(RESOURCE) == Capacity(6, 0), seconds=2)
     assert [overlap.resource for overlap in device_manager.registrations.overlaps] == [RESOURCE]
