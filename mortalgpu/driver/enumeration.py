@@ -34,19 +34,20 @@ class Found:
 
 
 def enumerate_devices(
-    sysfs: Path, skip_indices: Collection[int], note: Callable[[str], None], known: Iterable[Device] = ()
+    sysfs: Path, stuck: Collection[str], note: Callable[[str], None], known: Collection[Device] = ()
 ) -> list[Found]:
     """Find all devices, ordered by GPU index, GPU instance, compute instance.
 
-    `skip_indices` are GPUs not to be asked, because a call to them hangs; `note` is told the UUID asked about; `known` are the
-    devices that were found before.
+    `stuck` are the UUIDs of GPUs not to be asked, because a call to them hangs; `note` is told the UUID asked about; `known`
+    are the devices that were found before, by any enumeration of this opened driver.
     Raises NVML's error when the GPUs cannot even be counted, DriverLost when the driver leaves meanwhile.
     """
     found: list[Found] = []
+    stuck_indices = {device.index for device in known if device.gpu_uuid in stuck}
     known_partitions = [device for device in known if device.mig is not None]
     for index in range(pynvml.nvmlDeviceGetCount()):
-        if index not in skip_indices:
-            found += _gpu_and_partitions(index, sysfs, note, known_partitions)
+        if index not in stuck_indices:
+            found += _gpu_and_partitions(index, sysfs, stuck, note, known_partitions)
     return found
 
 
@@ -62,11 +63,12 @@ def _reached(call: Callable[..., _T], *arguments: Any) -> _T | None:
 
 
 def _gpu_and_partitions(
-    index: int, sysfs: Path, note: Callable[[str], None], known_partitions: Iterable[Device]
+    index: int, sysfs: Path, stuck: Collection[str], note: Callable[[str], None], known_partitions: Iterable[Device]
 ) -> Iterator[Found]:
     handle = _reached(pynvml.nvmlDeviceGetHandleByIndex, index)
     uuid = _reached(pynvml.nvmlDeviceGetUUID, handle) if handle is not None else None
-    if uuid is None:
+    # One in which a call hangs since before the driver was opened anew is known by no index yet.
+    if uuid is None or uuid in stuck:
         return
     note(uuid)
     known = [device for device in known_partitions if device.gpu_uuid == uuid]

@@ -133,13 +133,12 @@ class NvmlDriver:
     async def devices(self) -> tuple[Device, ...]:
         """Enumerate physical GPUs and MIG partitions; also learns their handles and listens to their events."""
         stuck = self._stuck_gpus()
-        skip = {device.index for device in self._devices if device.gpu_uuid in stuck}
 
         def work(hop: Hop) -> tuple[dict[str, Handle], tuple[Device, ...]]:
             def note(uuid: str) -> None:
                 hop.uuid = uuid
 
-            found = enumerate_devices(self._settings.sysfs, skip, note, self._known)
+            found = enumerate_devices(self._settings.sysfs, stuck, note, self._known)
             return {one.device.uuid: one.handle for one in found if one.handle is not None}, tuple(one.device for one in found)
 
         handles, devices = await self._worker.run("enumerating devices", work, self._settings.enumerate_seconds)
@@ -237,7 +236,7 @@ class NvmlDriver:
         return handle
 
     def _gpu_of(self, uuid: str) -> str:
-        return next((device.gpu_uuid for device in self._devices if device.uuid == uuid), uuid)
+        return next((device.gpu_uuid for device in self._known if device.uuid == uuid), uuid)
 
     def _stuck_gpus(self) -> dict[str, str]:
         """Return the GPUs in which a call hangs; their partitions share their lot."""

@@ -28,6 +28,8 @@ SPARE_THREADS = 2
 """Hops that may still run beside the hanging ones."""
 MOST_TRIES = 4
 """How often a hop is made that missed its deadline by no fault of the driver's (rule 5)."""
+AGAIN_WITHIN_SECONDS = 3.0
+"""For how long: whoever watches the daemon waits for a scan, which is several such calls."""
 
 
 class Hop:
@@ -58,9 +60,9 @@ class Hop:
             self.finished = True
             hanging.discard(self)
 
-    def is_silent(self, seconds: float) -> bool:
-        """Return whether it has been in the driver for at least `seconds`, and still is."""
-        return not self.finished and self.started_at is not None and time.monotonic() - self.started_at >= seconds
+    def seconds_inside(self) -> float | None:
+        """Return for how long it has been in the driver; None when it is not there, not yet or not any more."""
+        return None if self.finished or self.started_at is None else time.monotonic() - self.started_at
 
     def __str__(self) -> str:
         return f"{self.action} of {self.uuid}" if self.uuid else self.action
@@ -94,14 +96,15 @@ class Worker:
         """Run `work` in a thread and return its result.
 
         `tries` is 1 for work that must not be done twice, or whose next turn comes anyway. Raises DriverTimeout when it is
-        not back after `seconds` (`tries` times that in a process that gets no time to run), DriverLost when too many hang
-        already or after `drain`, and the driver's own errors translated. May be cancelled at any time; the thread then ends
-        unobserved.
+        not back after `seconds` (a few times that, or AGAIN_WITHIN_SECONDS, in a process that gets no time to run), DriverLost
+        when too many hang already or after `drain`, and the driver's own errors translated. May be cancelled at any time; the
+        thread then ends unobserved.
         """
         if self._is_closed:
             raise DriverLost(f"{action}: the driver was closed")
         if len(self._abandoned) >= self._max_abandoned:
             raise DriverLost(f"{action}: {len(self._abandoned)} earlier driver calls have not returned ({self._hanging()})")
+        last_begins_at = trio.current_time() + AGAIN_WITHIN_SECONDS
         for _ in range(tries):
             hop = Hop(action)
             try:
@@ -112,9 +115,16 @@ class Worker:
             finally:
                 hop.given_up.set()
             self._abandon(hop)
-            if hop.is_silent(seconds / 2) or self._is_closed or len(self._abandoned) >= self._max_abandoned:
+            if (inside := hop.seconds_inside()) is not None and inside < seconds / 2:
+                await trio.sleep(seconds / 2 - inside)
+                inside = hop.seconds_inside()
+            is_late = trio.current_time() >= last_begins_at
+            if inside is not None or is_late or self._is_closed or len(self._abandoned) >= self._max_abandoned:
                 break
-        raise DriverTimeout(f"{hop} did not return within {seconds:g} s; the call may still hang in the driver")
+        if hop.started_at is None:
+            raise DriverTimeout(f"{hop} could not begin within {seconds:g} s: no thread was free for it")
+        cause = "this process gets too little time to run" if inside is None else "the call may still hang in the driver"
+        raise DriverTimeout(f"{hop} did not return within {seconds:g} s; {cause}")
 
     def _abandon(self, hop: Hop) -> None:
         if hop.started_at is not None:

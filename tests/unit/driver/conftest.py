@@ -31,7 +31,7 @@ def settings(tmp_path: Path) -> NvmlSettings:
         sysfs=tmp_path / "sys",
         call_seconds=CALL_SECONDS,
         enumerate_seconds=CALL_SECONDS,
-        open_seconds=CALL_SECONDS,
+        open_seconds=10.0,
         event_wait_seconds=0.1,
         max_abandoned=2,
     )

@@ -164,6 +164,39 @@ async def test_a_hop_that_had_its_time_is_not_made_again(release: Event) -> None
     assert made == 1
 
 
+async def test_a_device_that_a_hop_reached_late_is_not_asked_twice_at_once(release: Event) -> None:
+    worker = Worker(5, threads=2)
+    busy = Event()
+    for _ in range(2):
+        await abandon(worker, "GPU-a", busy)
+    made = 0
+
+    def work(hop: Hop) -> None:
+        nonlocal made
+        made += 1
+        hop.uuid = "GPU-b"
+        release.wait(10)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(let_go_after, busy, 0.75 * STARVED)
+        with pytest.raises(DriverTimeout, match="may still hang in the driver"):
+            await worker.run("probing", work, STARVED)
+    assert made == 1
+    assert worker.stuck_on() == {"GPU-b": "probing"}
+
+
+async def test_a_long_hop_is_not_made_again_for_longer_than_a_watchdog_bears(
+    release: Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mortalgpu.driver.worker.AGAIN_WITHIN_SECONDS", 1.5 * STARVED)
+    worker = Worker(5, threads=1)
+    await abandon(worker, "GPU-a", release)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(let_go_after, release, 2.5 * STARVED)
+        with pytest.raises(DriverTimeout):
+            await worker.run("reading", lambda _: 0, STARVED)
+
+
 async def test_a_cancelled_hop_gives_way_at_once_and_is_not_counted_as_hanging(release: Event) -> None:
     worker = Worker(2)
 
