@@ -194,6 +194,8 @@ class Plan:
     lasting_seconds: float = 0.0
     """For how long after a fault every call of its point fails in the same way."""
     calls: Counter[str] = field(default_factory=Counter)
+    exposed: dict[str, list[int]] = field(default_factory=dict)
+    """By point, the numbers of the calls at which a fault could have struck."""
     injected: list[str] = field(default_factory=list)
     first: dict[str, object] = field(default_factory=dict)
     samples: dict[str, list[tuple[object, object]]] = field(default_factory=dict)
@@ -223,6 +225,8 @@ class Plan:
         """One call, as planned."""
         self.calls[point.name] += 1
         call = Call(point, self.calls[point.name], ask)
+        if not self.healthy:
+            self.exposed.setdefault(point.name, []).append(call.number)
         kind = self._planned(call)
         answer = await (ask() if kind is None else kind.strike(self, call))
         if kind is None:

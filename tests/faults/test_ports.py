@@ -21,8 +21,7 @@ every_point = pytest.mark.parametrize("point", points(), ids=lambda point: point
 
 
 def test_the_story_calls_every_method_of_every_port() -> None:
-    calls = rehearsed().calls
-    assert {point.name for point in points()} - set(calls) == set()
+    assert {point.name for point in points()} - set(rehearsed().exposed) == set()
 
 
 @pytest.mark.timeout(7200)
@@ -99,7 +98,8 @@ def strike(
 
 
 def _moments(point: Point, long_form: bool) -> list[tuple[int, ...]]:
-    calls = rehearsed().calls[point.name]
+    """The calls to strike at: of those that the story makes while something may be wrong."""
+    numbers = rehearsed().exposed[point.name]
     if long_form:
-        return [(number,) for number in range(1, calls + 1)]
-    return [(1, calls // 2 + 1)] if calls > 1 else [(1,)]
+        return [(number,) for number in numbers]
+    return [tuple(sorted({numbers[0], numbers[len(numbers) // 2]}))]
