@@ -90,7 +90,7 @@ async def serve(
 ) -> None:
     """Judge every `Usage` and carry out the verdicts, until cancelled. A signal that was sent stays sent.
 
-    Settings in a cell may change meanwhile; an order goes by those it began with.
+    Settings in a cell may change meanwhile; an order goes by those it began with, and is withdrawn where they forbid it since.
     """
     async with trio.open_nursery() as nursery:
         cell = settings if isinstance(settings, Latest) else Latest(settings)
@@ -148,18 +148,18 @@ class _Enforcer:
             outcome = FAILED
             # The host bounds a kill by itself; this is for a thread that never comes back.
             with trio.move_on_after(settings.grace_seconds + settings.gone_within_seconds + settings.spare_seconds):
-                verdict = await self._described(verdict)
-                outcome = await self._kill(verdict)
-        self._settle(verdict, outcome)
+                verdict = await self._described(verdict, settings)
+                outcome = await self._kill(verdict, settings)
+        self._settle(verdict, outcome, settings)
         self._tell(verdict, outcome)
 
-    async def _described(self, verdict: Verdict) -> Verdict:
+    async def _described(self, verdict: Verdict, settings: EnforcerSettings) -> Verdict:
         """Read about a victim that is too new to be known by more than its number: soon there is nobody to read about."""
         victim = verdict.victim
         if victim.command:
             return verdict
         found: Mapping[int, ProcessDetails] = {}
-        with trio.move_on_after(self._settings.describe_seconds), suppress(HostError):
+        with trio.move_on_after(settings.describe_seconds), suppress(HostError):
             found = await self._processes.describe([identity(victim)])
         about = found.get(victim.pid)
         if about is None:
@@ -167,7 +167,7 @@ class _Enforcer:
         known = replace(victim, user=about.user, command=about.command, pid_inside=about.pid_inside)
         return replace(verdict, victim=known)
 
-    async def _kill(self, verdict: Verdict) -> str:
+    async def _kill(self, verdict: Verdict, settings: EnforcerSettings) -> str:
         expected = identity(verdict.victim)
         try:
             handle = await self._processes.open(expected.pid)
@@ -176,8 +176,8 @@ class _Enforcer:
             with handle:
                 outcome = await handle.kill(
                     expected,
-                    grace_seconds=self._settings.grace_seconds,
-                    gone_within_seconds=self._settings.gone_within_seconds,
+                    grace_seconds=settings.grace_seconds,
+                    gone_within_seconds=settings.gone_within_seconds,
                     still_wanted=lambda: self._is_still_wanted(verdict),
                 )
         except HostError as error:
@@ -211,8 +211,7 @@ class _Enforcer:
         present = await self._processes.inspect([process.pid for process in claim.processes if process.pid in held])
         return {process: held[pid] or 0 for pid, process in present.items()}
 
-    def _settle(self, verdict: Verdict, outcome: str) -> None:
-        now, settings = self._clock.monotonic(), self._settings
+    def _settle(self, verdict: Verdict, outcome: str, settings: EnforcerSettings) -> None:
         drain_seconds, rest_seconds = None, 0.0
         if outcome == KillOutcome.KILLED.value:
             drain_seconds = settings.drain_seconds
@@ -222,6 +221,7 @@ class _Enforcer:
             rest_seconds = settings.retry_seconds
         elif outcome == DRY_RUN:
             rest_seconds = settings.report_seconds
+        now = self._clock.monotonic()
         self._standings = order_ended(self._standings, verdict, now, drain_seconds=drain_seconds, rest_seconds=rest_seconds)
 
     def _tell(self, verdict: Verdict, outcome: str) -> None:

@@ -194,11 +194,13 @@ class _Scanner:
     async def turn(self, seen: Look | None = None) -> None:
         """Look once, unless all devices were `seen` just now, and scan if it is due."""
         self._turn_began_at = looked_at = self._clock.monotonic()
-        inventory = self._inventory.value
+        versions, inventory = self._versions(), self._inventory.value
         uuids = [shared.uuid for shared in inventory.devices]
         look = self._looked = seen if seen and list(seen) == uuids else await self._look(uuids)
         cause = self._due(look, looked_at)
         if cause is not None:
+            # As they were before the look: this scan misses an inventory that changed during it, and another is due.
+            self._seen_versions = versions
             await self._scan(inventory, look, looked_at, cause)
 
     def _due(self, look: Look, now: float) -> Cause | None:
@@ -225,7 +227,6 @@ class _Scanner:
 
     async def _scan(self, inventory: Inventory, look: Look, looked_at: float, cause: Cause) -> None:
         at, began_at = self._clock.now(), self._clock.monotonic()
-        self._seen_versions = self._versions()
         uuids = [shared.uuid for shared in inventory.devices]
         processes = await self._list_processes(uuids)
         hosts = await self._inspect(processes)

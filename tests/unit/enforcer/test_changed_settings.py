@@ -7,6 +7,7 @@ import trio
 import trio.testing
 
 from mortalgpu.enforcer.service import EnforcerSettings
+from mortalgpu.host.base import ProcessHandle
 from mortalgpu.latest import Latest
 from mortalgpu.simulation.host import Temper
 from tests.unit.scan.node import Node, enforcing, looks
@@ -47,3 +48,21 @@ async def test_an_order_under_way_keeps_the_grace_it_began_with(autojump_clock: 
         assert node.host.running(stubborn.pid)
         await trio.sleep(10)
         assert not node.host.running(stubborn.pid)
+
+
+async def test_a_grace_that_comes_into_force_while_the_victim_is_held_is_for_the_next_order(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, cell = Node(), Latest(EnforcerSettings())
+    stubborn = node.run(node.add_pod(1, 2), 250, temper=Temper(term_seconds=math.inf))
+    hold = node.host.open
+
+    async def change_meanwhile(pid: int) -> ProcessHandle | None:
+        cell.publish(EnforcerSettings(grace_seconds=60))
+        return await hold(pid)
+
+    monkeypatch.setattr(node.host, "open", change_meanwhile)
+    async with enforcing(node, cell):
+        await looks(5)
+        assert not node.host.running(stubborn.pid)
+        assert node.outcomes == {"killed": 1}

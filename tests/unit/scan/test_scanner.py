@@ -1,5 +1,6 @@
 """The scanner service: rhythms, faults of every neighbour, and what it publishes."""
 
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import pytest
@@ -7,6 +8,7 @@ import trio
 import trio.testing
 
 from mortalgpu.errors import DriverError, DriverLost, HostError
+from mortalgpu.model.device import Fault, Memory
 from mortalgpu.model.pod import Container
 from mortalgpu.model.share import Inventory
 from mortalgpu.scan.rhythm import Tempo
@@ -255,6 +257,26 @@ async def test_a_change_of_the_inventory_is_taken_up(autojump_clock: trio.testin
         node.inventory.publish(Inventory((shared("GPU-a"),)))
         await looks(3)
         assert [device.uuid for device in node.usage.value.devices] == ["GPU-a"]
+
+
+async def test_a_change_of_the_inventory_during_a_look_is_taken_up_by_the_next_scan(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = Node()
+    process = node.run(node.add_pod(1, 2), 50)
+    read = node.driver.memory
+
+    async def change_meanwhile(uuids: Sequence[str]) -> Mapping[str, Memory | Fault]:
+        if not node.inventory.version:
+            node.hold(process.pid, 60)
+            node.inventory.publish(Inventory((shared("GPU-a"), shared("GPU-b", index=1, shares=20))))
+        return await read(uuids)
+
+    async with scanning(node, ScanSettings(tempo=Tempo(watch_seconds=0))):
+        await looks(20)
+        monkeypatch.setattr(node.driver, "memory", change_meanwhile)
+        await looks(4)
+        assert [device.shared.shares for device in node.usage.value.devices] == [10, 20]
 
 
 async def test_a_node_without_shared_devices_is_scanned_all_the_same(autojump_clock: trio.testing.MockClock) -> None:
