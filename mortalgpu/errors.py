@@ -121,10 +121,6 @@ class NotFound(AccessError):
     """What the caller names does not exist, or not for this caller."""
 
 
-class IsolationError(MortalGpuError):
-    """The isolation backend cannot prepare a container."""
-
-
 class ServiceFailed(MortalGpuError):
     """A supervised service crashed more often than its restart budget allows."""
 

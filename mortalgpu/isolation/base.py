@@ -24,7 +24,7 @@ class Isolation(Protocol):
     """A way to hold a container to its grant."""
 
     def edits(self, grant: Grant, devices: Mapping[str, SharedDevice]) -> ContainerEdits:
-        """Return what must enter the container; `devices` holds those of the grant, by UUID. Raises IsolationError."""
+        """Return what must enter the container; `devices` holds those of the grant, by UUID."""
         ...
 
 

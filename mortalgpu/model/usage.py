@@ -154,7 +154,6 @@ class Usage:
     """1 for the first scan; 0 means that there was none yet."""
     at: float = 0.0
     """Wall-clock seconds since the epoch at which the scan began."""
-    duration_seconds: float = 0.0
     looked_at: float = 0.0
     """Monotonic seconds at which the look was taken that caused this scan: reactions are measured from there."""
     books_at: float | None = None

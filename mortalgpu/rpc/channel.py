@@ -61,16 +61,6 @@ class Channel:
         self._authority = authority
         self._calls: dict[int, _ClientCall] = {}
         self._lost: str | None = None
-        self._closed = trio.Event()
-
-    @property
-    def is_open(self) -> bool:
-        """Whether a new call has a chance."""
-        return self._lost is None
-
-    async def wait_closed(self) -> None:
-        """Wait until the connection is lost or the server has said that it will end."""
-        await self._closed.wait()
 
     async def unary(
         self,
@@ -169,7 +159,6 @@ class Channel:
     def lose(self, cause: str) -> None:
         """Fail all calls, now and from now on, but those whose end has come already."""
         self._lost = self._lost or cause
-        self._closed.set()
         for call in self._calls.values():
             if call.status is None:
                 call.stream.break_off()
@@ -212,7 +201,6 @@ class Channel:
     def _stop_asking(self, last_stream_id: int) -> None:
         """The server goes away: what it has taken on it finishes, the rest fails."""
         self._lost = self._lost or "the server is going away"
-        self._closed.set()
         for stream_id, call in self._calls.items():
             if stream_id > last_stream_id and call.status is None:
                 call.stream.break_off()

@@ -25,11 +25,6 @@ class MessageReader:
         self._max_message_bytes = max_message_bytes
         self._buffer = bytearray()
 
-    @property
-    def held_bytes(self) -> int:
-        """Bytes fed and not yet taken."""
-        return len(self._buffer)
-
     def feed(self, data: bytes) -> None:
         """Add bytes as they came."""
         self._buffer += data

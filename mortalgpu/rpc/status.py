@@ -75,7 +75,6 @@ STATUS: dict[type[Exception], tuple[Code, str | None]] = {
     errors.Unauthenticated: (Code.UNAUTHENTICATED, "a valid token is needed"),
     errors.Forbidden: (Code.PERMISSION_DENIED, None),
     errors.NotFound: (Code.NOT_FOUND, None),
-    errors.IsolationError: (Code.FAILED_PRECONDITION, "the container's isolation cannot be prepared; the node's log says why"),
     errors.DriverError: (Code.UNAVAILABLE, "the GPU driver does not answer"),
     errors.KubeletError: (Code.UNAVAILABLE, "kubelet does not answer"),
     errors.ClusterError: (Code.UNAVAILABLE, "the cluster does not answer"),

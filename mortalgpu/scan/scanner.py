@@ -236,7 +236,8 @@ class _Scanner:
             await self._read_utilization(uuids, began_at)
         found = self._attribute(inventory, Snapshot(look, processes, self._utilization), hosts)
         duration = self._clock.monotonic() - began_at
-        self._publish(found, at, looked_at, duration)
+        self._counts = _counted(self._counts, duration, self._settings.look_seconds, self._failures, self._books.failures)
+        self._publish(found, at, looked_at)
         self._last = remember(self._usage.value, look, began_at, began_at + duration, self._last)
         self._tell_owners(found.notices)
 
@@ -303,8 +304,7 @@ class _Scanner:
             self._refreshed_at = now
             self._cluster.refresh()
 
-    def _publish(self, found: Attribution, at: float, looked_at: float, duration: float) -> None:
-        self._counts = _counted(self._counts, duration, self._settings.look_seconds, self._failures, self._books.failures)
+    def _publish(self, found: Attribution, at: float, looked_at: float) -> None:
         view, troubles = self._pods.value, dict(self._troubles)
         if self._books.trouble:
             troubles["kubelet"] = self._books.trouble
@@ -318,9 +318,7 @@ class _Scanner:
         number = self._usage.value.sequence + 1
         lines, books = tuple(troubles.values()), self._ledger.reading
         books_at = books.began_at if books else None
-        self._usage.publish(
-            Usage(number, at, duration, looked_at, books_at, found.devices, found.containers, lines, self._counts)
-        )
+        self._usage.publish(Usage(number, at, looked_at, books_at, found.devices, found.containers, lines, self._counts))
 
     def _tell_owners(self, notices: Iterable[tuple[Pod, LimitNotice]]) -> None:
         present = {(pod.uid, notice): pod for pod, notice in notices}

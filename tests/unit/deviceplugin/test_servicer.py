@@ -13,7 +13,7 @@ import trio
 
 from mortalgpu.allocator.base import Terms
 from mortalgpu.allocator.external import ExternalAllocator
-from mortalgpu.errors import IsolationError
+from mortalgpu.errors import DriverError
 from mortalgpu.isolation.base import EditSettings
 from mortalgpu.model.grant import Mount
 from mortalgpu.rpc.pb.deviceplugin.v1beta1 import deviceplugin_pb2 as pb
@@ -208,7 +208,7 @@ async def test_one_wrong_container_refuses_the_whole_request(node: Node) -> None
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (IsolationError("secret"), Code.FAILED_PRECONDITION),
+        (DriverError("secret"), Code.UNAVAILABLE),
         (KeyError("secret"), Code.INTERNAL),
         (OSError("secret"), Code.INTERNAL),
     ],

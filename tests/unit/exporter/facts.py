@@ -89,7 +89,6 @@ def usage(*containers: ContainerUsage) -> Usage:
     return Usage(
         sequence=20,
         at=NOW - 1,
-        duration_seconds=0.012,
         looked_at=MONOTONIC - 1,
         devices=(
             DeviceUsage(good, Memory(from_mib(32768), from_mib(5000), from_mib(27768)), Utilization(61, 12), 3, 1, 80),

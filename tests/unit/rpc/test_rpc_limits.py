@@ -163,9 +163,12 @@ async def test_an_idle_connection_is_closed_and_a_busy_one_not(autojump_clock: M
         async with channel.stream(WATCH, Note(), Note) as answers:
             await answers.receive()
             await trio.sleep(600)
-            assert channel.is_open
-        with trio.fail_after(61):
-            await channel.wait_closed()
+            assert (await channel.unary(ECHO, Note(endpoint="busy"), Note)).endpoint == "busy"
+        await trio.sleep(59)
+        assert (await channel.unary(ECHO, Note(endpoint="idle"), Note)).endpoint == "idle"
+        await trio.sleep(61)
+        with pytest.raises(Unavailable):
+            await channel.unary(ECHO, Note(), Note)
 
 
 async def test_without_limits_a_connection_may_rest_for_days(autojump_clock: MockClock) -> None:
