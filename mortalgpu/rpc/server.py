@@ -92,20 +92,18 @@ class Server:
             task_status.started()
 
     async def _accept(self, transport: trio.abc.Stream) -> None:
-        """Serve one accepted stream, unless there are too many; closes it."""
+        """Serve one accepted stream, unless there are too many. Trio's server, which calls this, closes it."""
         try:
             peer = peer_of(transport)
         except OSError:
             self._give_turn_back()
-            await trio.aclose_forcefully(transport)
             return
         try:
             known = await self._recognised(peer)
             if self._has_room_for(known):
                 await self.serve_connection(transport, known)
             else:
-                self._note_refused(peer)
-                await trio.aclose_forcefully(transport)
+                self._note_refused(known)
         finally:
             peer.close()
 

@@ -88,7 +88,9 @@ async def test_a_new_connection_takes_the_place_of_the_idlest(tmp_path: Path, li
             assert trial.running == 1
 
 
-async def test_peers_are_counted_by_what_they_are_recognised_as(tmp_path: Path) -> None:
+async def test_peers_are_counted_and_named_by_what_they_are_recognised_as(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     trial, names = Trial(), iter(["greedy", "greedy", "greedy", "modest"])
 
     async def recognise(peer: Peer) -> Peer:
@@ -107,6 +109,8 @@ async def test_peers_are_counted_by_what_they_are_recognised_as(tmp_path: Path) 
                 await modest.unary(ECHO, Note(), Note)
         nursery.cancel_scope.cancel()
     assert trial.calls[-1].peer.address == "modest"
+    (refused,) = [record for record in caplog.records if "refused" in record.message]
+    assert vars(refused)["peer"] == "greedy"
 
 
 async def test_who_comes_while_many_are_recognised_waits_and_is_turned_away_by_nobody(tmp_path: Path) -> None:
