@@ -211,9 +211,9 @@ def remove_dead_sockets(directory: Path, resource: str) -> None:
     Raises nothing: kubelet is not disturbed by what cannot be removed.
     """
     try:
-        for path in directory.glob(f"{_stem(resource)}-*.sock"):
-            if _is_dead(path):
-                path.unlink(missing_ok=True)
+        for name in os.listdir(directory):  # Path.glob keeps quiet about what it cannot read, from Python 3.13 on
+            if name.startswith(f"{_stem(resource)}-") and name.endswith(".sock") and _is_dead(directory / name):
+                (directory / name).unlink(missing_ok=True)
     except OSError as error:
         log.warning("sockets of a dead daemon may be left", extra={"path": str(directory), "error": str(error)})
 

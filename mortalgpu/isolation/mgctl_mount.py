@@ -215,7 +215,15 @@ def _digest(source: Path) -> str:
 
 
 def _files(source: Path) -> list[Path]:
-    return [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file())
+    """Return all files of a build, or the one program. Raises OSError for a folder that cannot be read, which rglob skips."""
+    if source.is_file():
+        return [source]
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    found = (Path(folder, name) for folder, _, names in os.walk(source, onerror=fail) for name in names)
+    return sorted(path for path in found if path.is_file())
 
 
 def _place(source: Path, published: Published) -> None:

@@ -61,7 +61,8 @@ def process_called(name: bytes) -> Iterator[int]:
     """A process with this name as its command line's first word, as an argument, and as its short name."""
     command: list[str | bytes] = [name, "-c", SLEEPS, name]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, executable=sys.executable, env={}, stdin=pipe, stdout=pipe) as process:
+    # `cwd` keeps Python 3.13 from posix_spawn, which takes no empty first word.
+    with subprocess.Popen(command, executable=sys.executable, env={}, stdin=pipe, stdout=pipe, cwd=".") as process:
         try:
             assert process.stdout is not None
             process.stdout.readline()

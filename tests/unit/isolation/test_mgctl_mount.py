@@ -142,6 +142,22 @@ def test_a_publication_that_fails_halfway_leaves_nothing_and_keeps_what_was(
     assert current(tmp_path / "host") == first.directory
 
 
+def test_a_build_with_a_folder_that_cannot_be_read_is_not_published_without_it(
+    tmp_path: Path, build: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readable = os.scandir
+
+    def scandir(path: Path | str = ".") -> "os._ScandirIterator[str]":
+        if str(path).endswith("deep"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return readable(str(path))
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(HostError, match=r"Permission denied.*deep"):
+        publish(build, tmp_path / "host", "1.0")
+    assert not (tmp_path / "host" / "mgctl").exists()
+
+
 def test_a_host_path_that_cannot_be_written_is_named(tmp_path: Path, program: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(HostError, match="file"):
