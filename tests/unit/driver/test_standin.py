@@ -8,9 +8,12 @@ import pytest
 from mortalgpu.driver.base import OpenDriver
 from mortalgpu.errors import DriverError
 from mortalgpu.simulation.driver import v100_uuid, worked_example
-from tests.standin.nvml import BuildError, Process, StateFile, build, state_of
+from tests.standin.nvml import BuildError, Gpu, Process, State, StateFile, build, state_of
+from tests.standin.nvml.variant import another_build
 
 V100_UUID = v100_uuid(0)
+MOST_HANDLES = 1024
+INSUFFICIENT_RESOURCES = 23
 
 
 def test_the_library_is_compiled_once_and_then_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,6 +64,28 @@ def test_a_call_without_initialisation_is_refused(machine: StateFile) -> None:
     library = ctypes.CDLL(str(build()))
     assert library.nvmlDeviceGetCount_v2(ctypes.byref(ctypes.c_uint())) == 1
     assert library.nvmlShutdown() == 1
+
+
+def test_a_device_beyond_all_handles_is_refused_and_the_others_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A library of its own: the handles of the one that all tests share are not to be used up.
+    library = ctypes.CDLL(str(another_build(tmp_path, 1)))
+    file = StateFile(tmp_path / "nvml.state", State(gpus=_gpus(0, MOST_HANDLES)))
+    for name, value in file.environment.items():
+        monkeypatch.setenv(name, value)
+    assert library.nvmlInit_v2() == 0
+    assert {_look_up(library, f"GPU-{number}") for number in range(MOST_HANDLES)} == {0}
+    file.write(State(gpus=_gpus(1, MOST_HANDLES + 1)))
+    assert _look_up(library, f"GPU-{MOST_HANDLES}") == INSUFFICIENT_RESOURCES
+    assert _look_up(library, "GPU-1") == 0
+    assert library.nvmlShutdown() == 0
+
+
+def _gpus(first: int, end: int) -> tuple[Gpu, ...]:
+    return tuple(Gpu(f"GPU-{number}", "V100", 1) for number in range(first, end))
+
+
+def _look_up(library: ctypes.CDLL, uuid: str) -> int:
+    return int(library.nvmlDeviceGetHandleByUUID(uuid.encode(), ctypes.byref(ctypes.c_void_p())))
 
 
 def test_the_text_of_a_state_leaves_out_what_is_not_said(tmp_path: Path) -> None:

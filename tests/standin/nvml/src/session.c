@@ -119,6 +119,7 @@ rc_t begin_device(const char *call, handle_t handle, const struct state **state,
     return answer == OK ? OK : end(answer);
 }
 
+/* NULL once as many devices were met as there are handles: none is taken back, as a stale one must still be answered. */
 static handle_t handle_of(const char *uuid) {
     for (int i = 0; i < handle_count; i++)
         if (!strcmp(handles[i].uuid, uuid))
@@ -131,6 +132,8 @@ static handle_t handle_of(const char *uuid) {
 
 rc_t end_with_handle(const char *call, const struct state *state, const struct device *device, handle_t *handle) {
     *handle = handle_of(device->uuid);
+    if (!*handle)
+        return end(ERR_INSUFFICIENT_RESOURCES);
     rc_t answer = check(call, (*handle)->uuid, &state);
     if (answer == OK)
         answer = resolve(state, *handle, &device);
