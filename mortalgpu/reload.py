@@ -7,7 +7,8 @@ Rules:
    names it and the way out: a restart.
 3. Devices decide too: sharing that the present devices cannot have refuses the whole file, as at the start.
 4. A changed file is read when it has been the same for two looks, so that one half written is not read. A ConfigMap changes
-   by a link, which the look follows.
+   by a link, which the look follows. One that cannot be read is tried again at each look, and told of once.
+5. Only a file is read again. What came through a pipe came once, and a pipe nobody writes to would be waited for without end.
 
 What a changed configuration means for the services is the composition root's business (`Take`); this module decides which
 keys may pass, and tells how it went.
@@ -24,8 +25,9 @@ from typing import Any
 import msgspec
 import trio
 
+from mortalgpu import threads
 from mortalgpu.config import Config, check
-from mortalgpu.errors import ConfigError
+from mortalgpu.errors import ConfigError, HostError
 from mortalgpu.host.base import WallClock
 from mortalgpu.latest import Latest
 from mortalgpu.model.counts import ReloadCounts
@@ -111,6 +113,8 @@ class Reloader:
         self._clock = clock
         self._busy = trio.Lock()
         self._path = ""
+        self._told = ""
+        """Why the file could not be read when it was last tried; empty when it could."""
         counts.taken_at = clock.now()
 
     async def serve(self, hang_ups: AsyncIterator[int], path: str = "") -> None:
@@ -121,18 +125,23 @@ class Reloader:
             if path:
                 nursery.start_soon(self.follow_file, path)
 
-    async def reload(self) -> None:
-        """Read and take what can be taken; one at a time. Raises nothing but bugs; tells in the log and the counts."""
+    async def reload(self) -> bool:
+        """Read and take what can be taken; one at a time. Raises nothing but bugs; tells in the log and the counts.
+
+        Returns whether the file could be read, whatever is in it.
+        """
         async with self._busy:
             outcome = await self._outcome()
         self._counts.outcomes[outcome] += 1
         self._counts.is_good = outcome in (APPLIED, UNCHANGED)
         if outcome != REFUSED:
             self._counts.taken_at = self._clock.now()
+        return not self._told
 
     async def _outcome(self) -> str:
         try:
-            wanted = await trio.to_thread.run_sync(self._wanted)
+            wanted = await threads.run(self._wanted, abandon_on_cancel=True)
+            self._told = ""
             found = changes(self._in_force.value, wanted)
             if found.taken:
                 await self._take(found.config)
@@ -140,6 +149,12 @@ class Reloader:
             log.error(
                 "configuration refused; what was in force stays", extra={"config_field": error.field, "error": str(error)}
             )
+            self._told = ""
+            return REFUSED
+        except HostError as error:
+            if str(error) != self._told:
+                log.error("configuration cannot be read; what was in force stays", extra={"error": str(error)})
+            self._told = str(error)
             return REFUSED
         if found.taken:
             log.info("configuration changed", extra={"config_field": ", ".join(found.taken)})
@@ -152,29 +167,40 @@ class Reloader:
         return APPLIED if found.taken else UNCHANGED
 
     def _wanted(self) -> Config:
-        if self._path and _is_empty(self._path):
+        """Blocks. Raises ConfigError; HostError when it cannot be read at present."""
+        if self._path and _size_of(self._path) == 0:
             raise ConfigError(self._path, "is empty; if you mean the defaults, write `{}`")
         return self._read()
 
     async def follow_file(self, path: str, look_seconds: float = 2.0) -> None:
-        """Reload whenever the file at `path` has changed and rests, until cancelled."""
-        read = await trio.to_thread.run_sync(fingerprint, path)
-        await self._catch_up()
+        """Reload whenever the file at `path` has changed and rests, until cancelled. Returns at once where it is a pipe."""
+        read = await self._look(path)
+        if _is_pipe(path):
+            return
+        if not await self._catch_up():
+            read = None
         before = read
         while True:
             await trio.sleep(look_seconds)
-            now = await trio.to_thread.run_sync(fingerprint, path)
+            now = await self._look(path)
             if now is not None and now == before and now != read:
-                read = now
-                await self.reload()
+                read = now if await self.reload() else None
             before = now
 
-    async def _catch_up(self) -> None:
-        """Take what changed between the start's reading and the first look; nothing is counted when nothing did."""
-        with suppress(ConfigError):
-            if await trio.to_thread.run_sync(self._wanted) == self._in_force.value:
-                return
-        await self.reload()
+    async def _look(self, path: str) -> tuple[int, ...] | None:
+        with suppress(HostError):
+            return await threads.run(fingerprint, path, abandon_on_cancel=True)
+        return None
+
+    async def _catch_up(self) -> bool:
+        """Take what changed between the start's reading and the first look; nothing is counted when nothing did.
+
+        Returns whether the file could be read.
+        """
+        with suppress(ConfigError, HostError):
+            if await threads.run(self._wanted, abandon_on_cancel=True) == self._in_force.value:
+                return True
+        return await self.reload()
 
     async def follow_signals(self, hang_ups: AsyncIterator[int]) -> None:
         """Reload at each SIGHUP received, until cancelled."""
@@ -182,9 +208,23 @@ class Reloader:
             await self.reload()
 
 
-def _is_empty(path: str) -> bool:
+def _size_of(path: str) -> int:
+    """Return the length of a file. Never waits for a writer. Raises HostError; ConfigError for what is no file."""
     try:
-        found = os.stat(path)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            found = os.fstat(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise HostError(f"{path}: cannot be read: {error.strerror}") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise ConfigError(path, "is no file, and cannot be read again; put a file there")
+    return found.st_size
+
+
+def _is_pipe(path: str) -> bool:
+    try:
+        return stat.S_ISFIFO(os.stat(path).st_mode)
     except OSError:
-        return False  # Reading it will say why.
-    return stat.S_ISREG(found.st_mode) and found.st_size == 0
+        return False

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import trio
 
-from mortalgpu import __version__
+from mortalgpu import __version__, threads
 from mortalgpu.allocator import collocate, spread
 from mortalgpu.allocator.base import Allocator, Policy, Terms
 from mortalgpu.allocator.external import ExternalAllocator
@@ -175,7 +175,7 @@ async def container_mounts(config: Config) -> tuple[Mount, ...]:
         return configured
     source, host_path = Path(config.mgctl.source_path), Path(host_mount.host_path)
     try:
-        published = await trio.to_thread.run_sync(mgctl_mount.publish, source, host_path, __version__)
+        published = await threads.run(mgctl_mount.publish, source, host_path, __version__)
     except HostError as error:
         log.warning("containers get no mgctl", extra={"cause": str(error)})
         return (*socket, *configured)
@@ -186,7 +186,10 @@ async def keep_mgctl_tidy(config: Config) -> None:
     """Remove published versions of mgctl that nobody needs any more, now and every hour, until cancelled."""
     checkpoint = Path(config.kubelet.device_plugin_dir) / FILE_NAME
     while True:
-        await trio.to_thread.run_sync(mgctl_mount.clean_up, Path(config.mgctl.host_mount.host_path), checkpoint)
+        try:
+            await threads.run(mgctl_mount.clean_up, Path(config.mgctl.host_mount.host_path), checkpoint)
+        except HostError as error:
+            log.warning("old versions of mgctl are kept", extra={"cause": str(error)})
         await trio.sleep(TIDY_SECONDS)
 
 

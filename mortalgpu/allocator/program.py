@@ -6,13 +6,18 @@ It knows nothing of what is asked. The time limit is the caller's cancel scope.
 """
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import trio
+
+from mortalgpu import threads
+from mortalgpu.errors import HostError
 
 MAX_OUTPUT_BYTES = 8 * 1024 * 1024
 """Twice what kubelet's own message for all ids of a resource can hold. Beyond it the program is killed."""
@@ -39,7 +44,8 @@ async def run_program(argv: Sequence[str], text: bytes, extra_env: Mapping[str, 
 
     Raises OSError or ValueError when it cannot be started. When cancelled, the program and its group are killed first.
     """
-    process = await trio.lowlevel.open_process(
+    start = partial(
+        trio.lowlevel.open_process,
         list(argv),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -47,6 +53,10 @@ async def run_program(argv: Sequence[str], text: bytes, extra_env: Mapping[str, 
         env={**os.environ, **extra_env},
         start_new_session=True,
     )
+    try:
+        process = await threads.patiently(start)
+    except HostError as error:
+        raise OSError(errno.EAGAIN, str(error)) from error
     run = _Run(process)
     try:
         status = await run.converse(text)

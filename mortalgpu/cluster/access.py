@@ -9,9 +9,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import trio
-
-from mortalgpu.errors import ClusterError
+from mortalgpu import threads
+from mortalgpu.errors import ClusterError, HostError
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """Where kubelet mounts a pod's token and the cluster's CA."""
@@ -47,8 +46,8 @@ async def read_token(access: ApiAccess) -> str | None:
             f"the token in {access.token_file} is not sent to {access.url!a}: it would travel unencrypted, use https"
         )
     try:
-        token = (await trio.Path(access.token_file).read_text()).strip()
-    except (OSError, UnicodeDecodeError) as broken:
+        token = (await threads.run(access.token_file.read_text)).strip()
+    except (OSError, UnicodeDecodeError, HostError) as broken:
         raise ClusterError(f"the Kubernetes API token cannot be read from {access.token_file}: {broken}") from broken
     if not token or not token.isascii() or any(letter.isspace() for letter in token):
         raise ClusterError(f"the file {access.token_file} holds no usable token")

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import httpx
 import trio
 
+from mortalgpu import threads
 from mortalgpu.cluster.access import ApiAccess, read_token
 from mortalgpu.cluster.podwire import Unreadable, one_line, read_status
-from mortalgpu.errors import ClusterError
+from mortalgpu.errors import ClusterError, HostError
 
 _KEEPALIVE = [
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -147,7 +148,10 @@ class ApiSession:
 @asynccontextmanager
 async def open_session(access: ApiAccess, pace: ApiPace) -> AsyncIterator[ApiSession]:
     """Read the CA and make a pool of connections; connects only when asked something. Raises ClusterError for a bad CA file."""
-    context = await trio.to_thread.run_sync(_trust, access)
+    try:
+        context = await threads.run(_trust, access)
+    except HostError as error:
+        raise ClusterError(f"the Kubernetes API cannot be asked: {error}") from error
     transport = httpx.AsyncHTTPTransport(verify=context, socket_options=_KEEPALIVE)
     headers = {"user-agent": "mortalgpu", "accept": "application/json", "content-type": "application/json"}
     # As it is: a packed answer can unfold to a thousand times what came, before its size can be looked at.
@@ -196,6 +200,11 @@ def _translated(access: ApiAccess) -> Iterator[None]:
         if "CERTIFICATE_VERIFY_FAILED" in cause:
             cause += f" (trusted CA: {access.ca_file or 'the system store'})"
         raise ClusterError(f"no answer from the Kubernetes API at {one_line(access.url)}: {cause}") from broken
+    except RuntimeError as broken:
+        if not threads.is_refusal(broken):
+            raise
+        # Looking a name up takes a thread of the resolver's.
+        raise ClusterError(f"the Kubernetes API cannot be asked: {broken}") from broken
 
 
 def _cause(error: BaseException) -> str:

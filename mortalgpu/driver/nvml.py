@@ -5,7 +5,7 @@ cheap: the handles by UUID, thrown away on error and on enumeration. Knows nothi
 """
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -13,6 +13,7 @@ from typing import TypeVar
 import pynvml
 import trio
 
+from mortalgpu import threads
 from mortalgpu.driver import library
 from mortalgpu.driver.base import GpuDriver, OpenDriver
 from mortalgpu.driver.enumeration import enumerate_devices
@@ -20,7 +21,7 @@ from mortalgpu.driver.events import EventSet
 from mortalgpu.driver.readings import Handle, offered, read_memory, read_processes, read_utilization
 from mortalgpu.driver.translate import STALE_HANDLE, NvmlError, fault_of
 from mortalgpu.driver.worker import Hop, Worker
-from mortalgpu.errors import DriverError, DriverTimeout
+from mortalgpu.errors import DriverError, DriverTimeout, HostError
 from mortalgpu.model.device import Device, DriverInfo, Fault, GpuProcess, HealthEvent, Memory, Utilization
 
 _T = TypeVar("_T")
@@ -109,8 +110,9 @@ class NvmlDriver:
             if not self.abandoned_calls:
                 await self._worker.drain()
                 await self._event_worker.drain()
-                await trio.to_thread.run_sync(self._let_go, abandon_on_cancel=True)
-                return
+                with suppress(HostError):  # no thread for it: NVML is left as it is
+                    await threads.run(self._let_go, abandon_on_cancel=True, patience_seconds=CLOSE_SECONDS / 2)
+                    return
         library.owe_shutdown()
 
     def _let_go(self) -> None:
@@ -165,7 +167,7 @@ class NvmlDriver:
         def work(hop: Hop) -> tuple[Mapping[str, Memory | Fault], int]:
             found: Mapping[str, Memory | Fault] = {}
             made = 0
-            while made < most and not (made and moved(found)) and not hop.given_up.wait(every_seconds):
+            while made < most and not (made and moved(found)) and not hop.rest(every_seconds):
                 found, made = read_all(hop), made + 1
             return found, made
 
@@ -283,6 +285,6 @@ class NvmlDriver:
             if self._events.is_deaf:
                 return True
             self._events.wait(milliseconds, self._devices)
-            if self._events.has_some or hop.given_up.is_set():
+            if self._events.has_some or hop.rest(0):
                 break
         return False

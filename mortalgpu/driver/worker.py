@@ -9,9 +9,11 @@ Rules:
    hanging hops share this bound, so that opening a hung driver again and again does not pile up threads.
 5. A hop that missed its deadline because its thread began late, or because the event loop came late to fetch the answer,
    says nothing about the driver, only that this process is short of processor: it is made again, a few times. So a starved
-   daemon does not call healthy devices silent.
+   daemon does not call healthy devices silent. One that is in the driver still is given its time there first, so that one verb
+   never asks a device twice at once.
 """
 
+import math
 import time
 from collections.abc import Callable
 from threading import Event
@@ -19,6 +21,7 @@ from typing import TypeVar
 
 import trio
 
+from mortalgpu import threads
 from mortalgpu.driver.translate import NvmlError, raised_for
 from mortalgpu.errors import DriverLost, DriverTimeout
 
@@ -59,6 +62,10 @@ class Hop:
         finally:
             self.finished = True
             hanging.discard(self)
+
+    def rest(self, seconds: float) -> bool:
+        """Sleep, in its thread; return whether long work had better end: nobody waits for it, or others do for a thread."""
+        return self.given_up.wait(seconds) or threads.are_wanted()
 
     def seconds_inside(self) -> float | None:
         """Return for how long it has been in the driver; None when it is not there, not yet or not any more."""
@@ -109,8 +116,11 @@ class Worker:
             hop = Hop(action)
             try:
                 with trio.move_on_after(seconds):
-                    return await trio.to_thread.run_sync(
-                        hop.make, work, self._abandoned, abandon_on_cancel=True, limiter=self._limiter
+                    return await threads.run(
+                        *(hop.make, work, self._abandoned),
+                        abandon_on_cancel=True,
+                        limiter=self._limiter,
+                        patience_seconds=math.inf,
                     )
             finally:
                 hop.given_up.set()

@@ -16,6 +16,8 @@ from email.utils import formatdate
 import h11
 import trio
 
+from mortalgpu import threads
+from mortalgpu.errors import HostError
 from mortalgpu.rpc.listener import UnhurriedListener
 
 log = logging.getLogger(__name__)
@@ -208,7 +210,10 @@ class _Session:
         if len(body) <= self._limits.gzip_above_bytes or not _takes_gzip(accept_encoding):
             return body, ""
         if len(body) > _TOO_LONG_FOR_THE_LOOP_BYTES:
-            return await trio.to_thread.run_sync(gzip.compress, body, _FASTEST, abandon_on_cancel=True), "gzip"
+            try:
+                return await threads.run(gzip.compress, body, _FASTEST, abandon_on_cancel=True), "gzip"
+            except HostError:
+                return body, ""
         return gzip.compress(body, _FASTEST), "gzip"
 
     async def _send(self, answer: Answer, body: bytes, coding: str = "", *, is_head: bool = False, close: bool = False) -> None:

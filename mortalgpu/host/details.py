@@ -12,6 +12,7 @@ from itertools import takewhile
 
 import trio
 
+from mortalgpu import threads
 from mortalgpu.errors import HostError
 from mortalgpu.host.base import HostProcess, ProcessDetails
 from mortalgpu.host.procfs import read_command, read_stat, read_status, read_users
@@ -54,12 +55,12 @@ class Describer:
         return found | {process.pid: details for process, details in fresh.items()}
 
     async def _fetch(self, unknown: tuple[HostProcess, ...]) -> dict[HostProcess, ProcessDetails]:
-        plain = await trio.to_thread.run_sync(self._read_plain, unknown, abandon_on_cancel=True, limiter=self._plain_readers)
+        plain = await threads.run(self._read_plain, unknown, abandon_on_cancel=True, limiter=self._plain_readers)
         if not plain or not self._command_readers.available_tokens:
             return plain
         errand = _Errand(dict(plain))
         with trio.move_on_after(self._patience_seconds):
-            await trio.to_thread.run_sync(self._run, errand, abandon_on_cancel=True, limiter=self._command_readers)
+            await threads.run(self._run, errand, abandon_on_cancel=True, limiter=self._command_readers)
             self._remember(errand.done)
             return errand.done
         errand.abandoned = True

@@ -16,6 +16,7 @@ from typing import Self
 
 import trio
 
+from mortalgpu import threads
 from mortalgpu.errors import HostError
 from mortalgpu.host.base import HostProcess, KillOutcome, StillWanted
 from mortalgpu.host.identity import identify
@@ -84,7 +85,7 @@ class PidfdHandle:
         if wanted is not None and not await wanted():
             return KillOutcome.WITHDRAWN
         # Never abandoned: a thread left behind would signal after we have said that nothing was sent.
-        return await trio.to_thread.run_sync(self._strike, number, expected, limiter=self._limiter)
+        return await threads.run(self._strike, number, expected, limiter=self._limiter)
 
     def _strike(self, number: signal.Signals, expected: HostProcess) -> KillOutcome | None:
         found = identify(self._root, expected.pid)

@@ -14,6 +14,7 @@ from typing import Self
 
 import trio
 
+from mortalgpu import threads
 from mortalgpu.errors import HostError
 from mortalgpu.host.base import HostProcess, ProcessDetails
 from mortalgpu.host.details import Describer
@@ -53,7 +54,7 @@ class ProcfsTable:
 
     async def inspect(self, pids: Collection[int]) -> Mapping[int, HostProcess]:
         """See `ProcessTable.inspect`."""
-        return await trio.to_thread.run_sync(self._inspect, tuple(pids), abandon_on_cancel=True, limiter=self._scans)
+        return await threads.run(self._inspect, tuple(pids), abandon_on_cancel=True, limiter=self._scans)
 
     async def describe(self, processes: Collection[HostProcess]) -> Mapping[int, ProcessDetails]:
         """See `ProcessTable.describe`."""
@@ -62,7 +63,7 @@ class ProcfsTable:
     async def open(self, pid: int) -> PidfdHandle | None:
         """See `ProcessTable.open`."""
         self._require_own_numbers()
-        return await trio.to_thread.run_sync(hold, self._root, pid, self._kills, limiter=self._kills)
+        return await threads.run(hold, self._root, pid, self._kills, limiter=self._kills)
 
     def close(self) -> None:
         """Close the files kept open, unless a hung reader still uses them; harmless when repeated."""

@@ -8,10 +8,12 @@ import socket
 import stat
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import trio
 
+from mortalgpu import threads
 from mortalgpu.errors import HostError
 
 log = logging.getLogger(__name__)
@@ -167,7 +169,7 @@ async def _answers(path: Path) -> bool:
 async def listen_tcp(host: str, port: int) -> Sequence[trio.SocketListener]:
     """Listen on a TCP address; port 0 lets the system choose. Dead clients are noticed by TCP keepalive. Raises `HostError`."""
     try:
-        listeners = await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG)
+        listeners = await threads.patiently(partial(trio.open_tcp_listeners, port, host=host, backlog=BACKLOG))
     except OSError as error:
         raise HostError(f"{host}:{port}: cannot listen there: {error.strerror or error}") from error
     for listener in listeners:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 import trio
 from h2.errors import ErrorCodes
 
+from mortalgpu.errors import HostError
 from mortalgpu.rpc.allowance import Allowance
 from mortalgpu.rpc.connection import Connection, ConnectionLost, GrpcStream, StreamGone
 from mortalgpu.rpc.limits import Budget, CallRecord, Limits, Observer
@@ -265,7 +266,9 @@ class Session:
         if running.stream.gone:
             return Code.CANCELLED, ""
         outcome = status_of(error)
-        if outcome is None:
+        if outcome is None and isinstance(error, HostError):
+            log.error("handler failed", extra={"method": running.call.method, "error": str(error)})
+        elif outcome is None:
             log.error("handler failed", extra={"method": running.call.method}, exc_info=error)
         return outcome or (Code.INTERNAL, INTERNAL_TEXT)
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import trio
 
+from mortalgpu import threads
 from mortalgpu.cluster.base import PodsView
-from mortalgpu.errors import KubeletError
+from mortalgpu.errors import HostError, KubeletError
 from mortalgpu.host.base import WallClock
 from mortalgpu.kubelet.base import Assignments, CheckpointEntry
 from mortalgpu.latest import Latest
@@ -105,8 +106,8 @@ class Books:
         if self._read_checkpoint is None:
             return ()
         try:
-            return await trio.to_thread.run_sync(self._read_checkpoint, abandon_on_cancel=True)
-        except KubeletError as error:
+            return await threads.run(self._read_checkpoint, abandon_on_cancel=True)
+        except (KubeletError, HostError) as error:
             log.debug("kubelet's checkpoint cannot be read", extra={"cause": str(error)})
             return ()
 

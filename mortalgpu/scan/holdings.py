@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 
 import trio
 
-from mortalgpu.errors import KubeletError
+from mortalgpu import threads
+from mortalgpu.errors import HostError, KubeletError
 from mortalgpu.kubelet.base import Assignments, CheckpointEntry
 from mortalgpu.model.grant import Grant
 from mortalgpu.model.pod import Assignment
@@ -61,8 +62,8 @@ class Holdings:
 
     async def _checkpoint(self) -> tuple[CheckpointEntry, ...] | None:
         try:
-            return await trio.to_thread.run_sync(self._read_checkpoint)
-        except KubeletError:
+            return await threads.run(self._read_checkpoint)
+        except (KubeletError, HostError):
             return None
 
     async def _listed(self) -> tuple[Assignment, ...] | None:

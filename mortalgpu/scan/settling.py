@@ -9,12 +9,12 @@ Rules:
 """
 
 import logging
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import trio
-
+from mortalgpu import threads
 from mortalgpu.errors import HostError
 from mortalgpu.model.share import Inventory
 from mortalgpu.sharing.layout import Held, LayoutEntry, Settlement, dump_layout, load_layout, recover, settle
@@ -47,7 +47,7 @@ class Settling:
     async def load(self) -> None:
         """Remember what the file says. Raises nothing: a lost file is rebuilt from what containers hold."""
         try:
-            text = await trio.to_thread.run_sync(read_state, self._path)
+            text = await threads.run(read_state, self._path, patience_seconds=math.inf)
         except HostError as error:
             log.warning("remembered share layout is lost", extra={"path": str(self._path), "error": str(error)})
             return
@@ -125,7 +125,7 @@ class Settling:
     async def _save(self, entries: Mapping[str, LayoutEntry]) -> None:
         """Write the layout down; what cannot be written is tried again later."""
         try:
-            await trio.to_thread.run_sync(write_state, self._path, dump_layout(entries))
+            await threads.run(write_state, self._path, dump_layout(entries))
         except HostError as error:
             if self._is_saved:
                 log.error("share layout cannot be remembered", extra={"path": str(self._path), "error": str(error)})

@@ -12,7 +12,7 @@ import trio.testing
 
 from mortalgpu import configfile
 from mortalgpu.config import Config
-from mortalgpu.errors import ConfigError
+from mortalgpu.errors import ConfigError, HostError
 from mortalgpu.host.clock import MachineClock
 from mortalgpu.latest import Latest
 from mortalgpu.model.counts import ReloadCounts
@@ -99,6 +99,70 @@ async def test_a_missing_file_changes_nothing(rig: Rig) -> None:
     await rig.reloader.reload()
     assert rig.counts.outcomes == {"refused": 1}
     assert rig.in_force.version == 0
+
+
+@pytest.mark.parametrize("what", ["directory", "pipe", "device", "long", "loop"])
+async def test_what_is_no_file_to_read_changes_nothing_and_holds_nobody_up(
+    rig: Rig, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with trio.fail_after(5), trio.open_signal_receiver(signal.SIGHUP) as hang_ups:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.reloader.serve, hang_ups, str(rig.path))
+            await rig.settles(lambda: rig.reads == 1)
+            rig.path.unlink()
+            match what:
+                case "directory":
+                    rig.path.mkdir()
+                case "pipe":
+                    os.mkfifo(rig.path)  # Nobody ever opens its other end.
+                case "device":
+                    rig.path.symlink_to("/dev/zero")
+                case "long":
+                    rig.path.write_bytes(b"# nothing\n" * 10_000_000)
+                case "loop":
+                    rig.path.symlink_to(rig.path)
+            signal.raise_signal(signal.SIGHUP)
+            await rig.settles(lambda: rig.counts.outcomes == {"refused": 1})
+            nursery.cancel_scope.cancel()
+    assert rig.in_force.version == 0
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]
+
+
+async def test_a_file_that_cannot_be_read_is_tried_again_and_told_of_once(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    """The file itself is the same before and after."""
+    refused: list[int] = []
+    wanted = rig.reloader._wanted
+
+    def flaky() -> Config:
+        if len(refused) < 4:
+            refused.append(1)
+            raise HostError("the disk is away")
+        return wanted()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rig.reloader.follow_file, str(rig.path), LOOK_SECONDS)
+        await trio.sleep(LOOK_SECONDS)
+        rig.path.write_text(VERBOSE)
+        rig.reloader._wanted = flaky  # type: ignore[method-assign]
+        await rig.settles(lambda: rig.in_force.value.log.verbose)
+        nursery.cancel_scope.cancel()
+    assert [record.message for record in caplog.records if record.levelno == logging.ERROR] == [
+        "configuration cannot be read; what was in force stays"
+    ]
+    assert (rig.counts.outcomes, rig.counts.is_good) == ({"refused": 4, "applied": 1}, True)
+
+
+async def test_what_came_through_a_pipe_is_not_read_again(rig: Rig) -> None:
+    """As `--config <(...)` of a shell: reading its end would mean the defaults."""
+    reading, writing = os.pipe()
+    os.close(writing)
+    with os.fdopen(reading), trio.fail_after(5), trio.open_signal_receiver(signal.SIGHUP) as hang_ups:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.reloader.serve, hang_ups, f"/dev/fd/{reading}")
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            await rig.reloader.reload()
+            nursery.cancel_scope.cancel()
+    assert (rig.reads, rig.counts.outcomes, rig.in_force.version) == (0, {"refused": 1}, 0)
 
 
 async def test_what_the_devices_refuse_changes_nothing(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:

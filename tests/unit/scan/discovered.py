@@ -89,7 +89,7 @@ class Node:
 def node_without_threads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
     """Return a node whose file work needs no thread: virtual time would jump past a working one."""
 
-    async def at_once(work: Callable[..., object], *arguments: object) -> object:
+    async def at_once(work: Callable[..., object], *arguments: object, **_: object) -> object:
         await trio.lowlevel.checkpoint()
         return work(*arguments)
 
