@@ -2,11 +2,13 @@
 
 Rules:
 1. Memory is in MiB on this wire: sizes and limits rounded down, uses rounded up.
-2. What is unknown is absent, never zero.
+2. What is unknown is absent, never zero. A figure of the driver's that cannot be (less than nothing, more than all of the time)
+   is unknown: it must not cost a caller the rest of the answer.
 3. A container that holds several resources is one GpuContainer a resource, as clients of MetaGPU expect.
 """
 
 from collections.abc import Iterable
+from typing import TypeGuard
 
 from mortalgpu import __version__
 from mortalgpu.deviceapi.views import Sight
@@ -21,9 +23,12 @@ SHOWN_OUTCOMES = ("killed", "still_there", "dry_run")
 """Only what happened to a process is news for its owner."""
 MOST_KILLS = 10
 """So many are told of each container, the newest ones."""
+MOST_BYTES = 2**64 - 1
+WHOLE = 100
+"""Per cent."""
 
 
-class Facts:
+class WireFacts:
     """What is known at one moment, and how it reads on the wire."""
 
     def __init__(self, node: str, inventory: Inventory, usage: Usage, enforcement: Enforcement) -> None:
@@ -117,7 +122,7 @@ class Facts:
         )
         if claim.limit_bytes is not None:
             message.memory_limit = mib_floor(claim.limit_bytes)
-        if claim.used_bytes is not None:
+        if _can_be(claim.used_bytes):
             message.memory_used = mib_ceil(claim.used_bytes)
         return message
 
@@ -157,12 +162,13 @@ def _sizes(shared: SharedDevice, node: str) -> pb.Device:
 def _fill_in_use(message: pb.Device, found: DeviceUsage) -> None:
     memory: Memory | None = found.memory
     utilization: Utilization | None = found.utilization
-    if memory is not None:
+    if memory is not None and _can_be(memory.used_bytes):
         message.memory_used = mib_ceil(memory.used_bytes)
+    if memory is not None and _can_be(memory.free_bytes):
         message.memory_free = mib_floor(memory.free_bytes)
-    if utilization is not None and utilization.gpu_percent is not None:
+    if utilization is not None and _can_be(utilization.gpu_percent, WHOLE):
         message.gpu_utilization = utilization.gpu_percent
-    if utilization is not None and utilization.memory_percent is not None:
+    if utilization is not None and _can_be(utilization.memory_percent, WHOLE):
         message.memory_utilization = utilization.memory_percent
     if found.shares_taken is not None:
         message.allocated_shares = found.shares_taken
@@ -185,11 +191,16 @@ def _process(process: ProcessUsage) -> pb.DeviceProcess:
         container_id=process.container.container_id,
         container_pid=process.pid_inside or 0,
     )
-    if process.used_bytes is not None:
+    if _can_be(process.used_bytes):
         message.memory = mib_ceil(process.used_bytes)
-    if process.gpu_percent is not None:
+    if _can_be(process.gpu_percent, WHOLE):
         message.gpu_utilization = process.gpu_percent
     return message
+
+
+def _can_be(figure: int | None, most: int = MOST_BYTES) -> TypeGuard[int]:
+    """Whether a figure is known, and one that can be."""
+    return figure is not None and 0 <= figure <= most
 
 
 def _kills(records: Iterable[KillRecord]) -> list[pb.Kill]:

@@ -6,8 +6,8 @@ import pytest
 
 from mortalgpu import __version__
 from mortalgpu.deviceapi.views import Caller, Sight, sight
-from mortalgpu.deviceapi.wire import MOST_KILLS, Facts
-from mortalgpu.model.device import Device, MigPlacement
+from mortalgpu.deviceapi.wire import MOST_KILLS, WireFacts
+from mortalgpu.model.device import Device, Memory, MigPlacement, Utilization
 from mortalgpu.model.kill import NO_ENFORCEMENT, Enforcement
 from mortalgpu.model.share import Inventory, SharedDevice
 from mortalgpu.model.usage import ContainerUsage, DeviceClaim, Usage
@@ -20,15 +20,15 @@ OPERATOR = Caller("l0")
 
 def facts(
     usage: Usage | None = None, enforcement: Enforcement = NO_ENFORCEMENT, inventory: Inventory = node.INVENTORY
-) -> Facts:
-    return Facts("node-1", inventory, usage or node.usage(), enforcement)
+) -> WireFacts:
+    return WireFacts("node-1", inventory, usage or node.usage(), enforcement)
 
 
 def whole(usage: Usage | None = None) -> Sight:
     return sight(OPERATOR, usage or node.usage())
 
 
-def container(name: str, found: Facts, seen: Sight | None = None) -> pb.GpuContainer:
+def container(name: str, found: WireFacts, seen: Sight | None = None) -> pb.GpuContainer:
     """The entry of namespace/pod/container."""
     entries = found.containers(seen or whole(found.usage))
     return next(entry for entry in entries if f"{entry.pod_namespace}/{entry.pod_id}/{entry.container_name}" == name)
@@ -52,6 +52,23 @@ def test_what_the_driver_does_not_tell_is_absent() -> None:
     assert not helper.device_processes[0].HasField("gpu_utilization")
     device = facts().devices(whole())[node.GPU_B]
     assert not any(device.HasField(name) for name in ("memory_used", "memory_free", "gpu_utilization", "memory_utilization"))
+
+
+@pytest.mark.parametrize("figure", [-1, 2**70], ids=["less than nothing", "more than there is"])
+def test_a_figure_that_cannot_be_is_absent_and_the_rest_is_told(figure: int) -> None:
+    process = replace(node.process(7, node.INFER, node.GPU_A, 1), used_bytes=figure, gpu_percent=figure)
+    claim = DeviceClaim(node.GPU_A, node.RESOURCE, 1, 2 * MIB, 2 * MIB, (process,))
+    holder = ContainerUsage("n", "p", "c", node.uid(3), node.cid(31), (claim,))
+    busy = replace(node.usage().devices[0], memory=Memory(figure, figure, figure), utilization=Utilization(figure, figure))
+    assert busy.uuid == node.GPU_A
+    found = facts(node.usage(containers=(holder,), devices=(busy,)))
+    entry = container("n/p/c", found)
+    (held,), (shown,) = entry.container_devices, entry.device_processes
+    assert (held.memory_limit, shown.pid, held.device.uuid) == (2, 7, node.GPU_A)
+    assert not any(shown.HasField(name) for name in ("memory", "gpu_utilization"))
+    assert not held.HasField("memory_used")
+    names = ("memory_used", "memory_free", "gpu_utilization", "memory_utilization")
+    assert not any(found.devices(whole())[node.GPU_A].HasField(name) for name in names)
 
 
 def test_a_limit_that_is_not_known_is_absent_and_counts_as_the_request() -> None:
@@ -128,7 +145,7 @@ def test_a_device_that_left_the_inventory_is_still_named_where_it_is_held() -> N
 # Kills.
 
 
-def killed(*records: object) -> Facts:
+def killed(*records: object) -> WireFacts:
     return facts(enforcement=Enforcement(history=tuple(records)))  # type: ignore[arg-type]
 
 
