@@ -2,7 +2,7 @@
 
 import trio
 
-from mortalgpu.deviceapi.wire import Facts
+from mortalgpu.deviceapi.wire import WireFacts
 from mortalgpu.latest import Latest
 from mortalgpu.model.kill import Enforcement
 from mortalgpu.model.share import Inventory
@@ -18,7 +18,7 @@ class Board:
         self._usage = usage
         self._enforcement = enforcement
         self._news = trio.lowlevel.ParkingLot()
-        self._made: tuple[tuple[int, ...], Facts] | None = None
+        self._made: tuple[tuple[int, ...], WireFacts] | None = None
 
     @property
     def versions(self) -> tuple[int, ...]:
@@ -26,11 +26,11 @@ class Board:
         return self._inventory.version, self._usage.version, self._enforcement.version
 
     @property
-    def facts(self) -> Facts:
+    def facts(self) -> WireFacts:
         """The newest facts; never blocks."""
         versions = self.versions
         if self._made is None or self._made[0] != versions:
-            self._made = versions, Facts(self._node, self._inventory.value, self._usage.value, self._enforcement.value)
+            self._made = versions, WireFacts(self._node, self._inventory.value, self._usage.value, self._enforcement.value)
         return self._made[1]
 
     async def watch(self) -> None:
