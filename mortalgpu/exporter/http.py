@@ -1,7 +1,7 @@
 """A small HTTP/1.1 server for pages that are read: GET and HEAD, keep-alive, gzip. The only doorkeeper of h11.
 
 Rules:
-1. Nothing a client does raises, takes more than `Limits` grant, or holds anybody else up.
+1. Nothing a client does raises, takes more than `HttpLimits` grant, or holds anybody else up.
 2. When all places are taken, a new connection takes that of the one that idles longest; when none idles it is closed.
 3. Requests have no body: one that announces a body is refused, and its connection closed unread.
 """
@@ -31,7 +31,7 @@ _METHODS = ("GET", "HEAD")
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class HttpLimits:
     """What one listener's clients are granted; times in seconds."""
 
     max_connections: int = 64
@@ -70,9 +70,9 @@ Route = Callable[[Request], Awaitable[Answer]]
 class HttpServer:
     """Serves fixed paths on any number of listeners."""
 
-    def __init__(self, routes: Mapping[str, Route], limits: Limits | None = None) -> None:
+    def __init__(self, routes: Mapping[str, Route], limits: HttpLimits | None = None) -> None:
         self._routes = routes
-        self._limits = limits or Limits()
+        self._limits = limits or HttpLimits()
         self._sessions: set[_Session] = set()
 
     @property
@@ -120,7 +120,7 @@ class HttpServer:
 class _Session:
     """One connection."""
 
-    def __init__(self, stream: trio.abc.HalfCloseableStream, routes: Mapping[str, Route], limits: Limits) -> None:
+    def __init__(self, stream: trio.abc.HalfCloseableStream, routes: Mapping[str, Route], limits: HttpLimits) -> None:
         self._stream = stream
         self._routes = routes
         self._limits = limits

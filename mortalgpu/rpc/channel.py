@@ -26,7 +26,7 @@ from mortalgpu.rpc.wire import (
     Received,
     Requested,
     Reset,
-    Room,
+    RoomToSend,
     Unreadable,
     Wire,
 )
@@ -167,7 +167,7 @@ class Channel:
         match event:
             case Received() if self._has_ended(event.stream_id):
                 pass
-            case Received() | Room():
+            case Received() | RoomToSend():
                 self._connection.deliver(event)
             case PeerEnded() if event.stream_id in self._calls:
                 self._note_end(self._calls[event.stream_id], event)

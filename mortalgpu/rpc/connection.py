@@ -13,7 +13,7 @@ import trio
 from trio.lowlevel import ParkingLot
 
 from mortalgpu.rpc.framing import PREFIX, MessageReader, frame
-from mortalgpu.rpc.wire import Event, Received, Room, Wire
+from mortalgpu.rpc.wire import Event, Received, RoomToSend, Wire
 
 RECEIVE_BYTES = 32768
 TURN_SECONDS = 0.002
@@ -217,9 +217,9 @@ class Connection:
         """Drop a stream; what still comes for it is let through to nobody."""
         self.streams.pop(stream_id, None)
 
-    def deliver(self, event: Received | Room) -> None:
+    def deliver(self, event: Received | RoomToSend) -> None:
         """Pass bytes or room on to their stream. Bytes nobody waits for are given back to the peer's window."""
-        if isinstance(event, Room):
+        if isinstance(event, RoomToSend):
             waiting = self.streams.values() if event.stream_id == 0 else filter(None, [self.streams.get(event.stream_id)])
             for stream in waiting:
                 stream.may_send_again()

@@ -29,7 +29,7 @@ from mortalgpu.rpc.wire import (
     Received,
     Requested,
     Reset,
-    Room,
+    RoomToSend,
     Unreadable,
     Wire,
     WireError,
@@ -180,7 +180,7 @@ class Session:
 
     def _handle(self, event: Event) -> None:
         match event:
-            case Received() | Room():
+            case Received() | RoomToSend():
                 self.connection.deliver(event)
             case Requested():
                 self._begin(event)

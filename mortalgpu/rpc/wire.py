@@ -89,7 +89,7 @@ class Reset:
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class RoomToSend:
     """There may be room to send again; stream 0 means on any stream."""
 
     stream_id: int
@@ -107,7 +107,7 @@ class Greeted:
     """The peer's settings are here: it speaks HTTP/2."""
 
 
-Event = Requested | Unreadable | Received | PeerEnded | Reset | Room | GoingAway | Greeted
+Event = Requested | Unreadable | Received | PeerEnded | Reset | RoomToSend | GoingAway | Greeted
 
 
 class Wire(GRPCConnection):  # type: ignore[misc]  # purerpc has no types
@@ -245,10 +245,10 @@ class Wire(GRPCConnection):  # type: ignore[misc]  # purerpc has no types
         return [Reset(event.stream_id, int(event.error_code), event.remote_reset)]
 
     def _window_updated(self, event: h2.events.WindowUpdated) -> list[Event]:
-        return [Room(event.stream_id)]
+        return [RoomToSend(event.stream_id)]
 
     def _remote_settings_changed(self, _event: h2.events.RemoteSettingsChanged) -> list[Event]:
-        return [Greeted(), Room(0)]
+        return [Greeted(), RoomToSend(0)]
 
     def _connection_terminated(self, event: h2.events.ConnectionTerminated) -> list[Event]:
         return [GoingAway(event.last_stream_id)]

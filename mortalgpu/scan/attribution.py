@@ -29,7 +29,7 @@ from mortalgpu.scan.listings import Listing
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class ScanFacts:
     """Everything one attribution is made of.
 
     `hosts` is by pid. `disbelieved` are the listings (device UUID, pid) that cannot be of the process with that pid now.
@@ -69,7 +69,7 @@ def containers_with_processes(hosts: Iterable[HostProcess]) -> frozenset[Contain
     return frozenset(ref for ref in refs if ref.container_id and ref.pod_uid)
 
 
-def attribute(facts: Facts, ledger: Ledger) -> Attribution:
+def attribute(facts: ScanFacts, ledger: Ledger) -> Attribution:
     """Join the facts of one scan; the ledger must have observed the same scan."""
     work = _group(facts)
     shared = facts.inventory.by_uuid()
@@ -87,7 +87,7 @@ def _by_name(found: ContainerUsage) -> tuple[str, str, str, str]:
     return (found.pod_namespace, found.pod_name, found.container_name, found.container_id)
 
 
-def _group(facts: Facts) -> Work:
+def _group(facts: ScanFacts) -> Work:
     work: Work = {}
     for shared in facts.inventory.devices:
         found = facts.snapshot.processes.get(shared.uuid)
@@ -111,7 +111,7 @@ def _process(
 
 @dataclass(slots=True)
 class _Join:
-    facts: Facts
+    facts: ScanFacts
     shared: Mapping[str, SharedDevice]
     unreadable: frozenset[str]
     holding: frozenset[Name]

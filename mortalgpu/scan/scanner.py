@@ -27,7 +27,7 @@ from mortalgpu.model.device import Fault, GpuProcess, Snapshot, Utilization
 from mortalgpu.model.pod import Pod, PodNote
 from mortalgpu.model.share import Inventory
 from mortalgpu.model.usage import SCAN_BUCKETS_SECONDS, ScanCounts, Usage
-from mortalgpu.scan.attribution import Attribution, Facts, attribute, containers_with_processes
+from mortalgpu.scan.attribution import Attribution, ScanFacts, attribute, containers_with_processes
 from mortalgpu.scan.books import Books, BooksTempo, ReadCheckpoint
 from mortalgpu.scan.descriptions import Descriptions, DescriptionsTempo
 from mortalgpu.scan.ledger import Ledger
@@ -292,7 +292,9 @@ class _Scanner:
             self._books.want()
         self._refresh_pods(hosts.values(), view)
         self._descriptions.want({host for host in hosts.values() if host.container is not None})
-        facts = Facts(inventory, snapshot, hosts, view, disbelieved, self._descriptions.texts, self._settings.max_overcommit)
+        facts = ScanFacts(
+            inventory, snapshot, hosts, view, disbelieved, self._descriptions.texts, self._settings.max_overcommit
+        )
         return attribute(facts, self._ledger)
 
     def _refresh_pods(self, hosts: Iterable[HostProcess], view: PodsView) -> None:

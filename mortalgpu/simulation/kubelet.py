@@ -59,7 +59,7 @@ PodKey = tuple[str, str]
 """Namespace and name."""
 
 
-class TwinKubelet:
+class SimulatedKubelet:
     """A kubelet whose sockets lie below `root`, as the real one's below /var/lib/kubelet."""
 
     def __init__(self, root: Path, seed: int = 0) -> None:
@@ -283,7 +283,7 @@ def _edits(response: pb.ContainerAllocateResponse) -> ContainerEdits:
 
 
 @asynccontextmanager
-async def running(kubelet: TwinKubelet) -> AsyncIterator[TwinKubelet]:
+async def running(kubelet: SimulatedKubelet) -> AsyncIterator[SimulatedKubelet]:
     """Run a twin for the length of a block."""
     async with trio.open_nursery() as nursery:
         await nursery.start(kubelet.serve)

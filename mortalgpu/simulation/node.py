@@ -16,7 +16,7 @@ from mortalgpu.model.pod import Container, ContainerRef, Pod
 from mortalgpu.simulation.cluster import SimulatedCluster
 from mortalgpu.simulation.driver import SimulatedDriver, worked_example
 from mortalgpu.simulation.host import SimulatedHost
-from mortalgpu.simulation.kubelet import TwinKubelet
+from mortalgpu.simulation.kubelet import SimulatedKubelet
 from mortalgpu.units import from_mib
 
 CONTAINER = "notebook"
@@ -46,7 +46,7 @@ class SimulatedNode:
         self.driver = SimulatedDriver(worked_example(2))
         self.host = SimulatedHost()
         self.cluster = SimulatedCluster(self.clock.now)
-        self.kubelet = TwinKubelet(root)
+        self.kubelet = SimulatedKubelet(root)
         self.notebooks: dict[str, Notebook] = {}
         self._numbers = itertools.count(1)
         self._used: dict[str, dict[int, int]] = {}

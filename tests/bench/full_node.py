@@ -15,7 +15,7 @@ import trio
 from mortalgpu.model.device import Device
 from mortalgpu.sharing.metaid import parse_id
 from mortalgpu.simulation.driver import v100_uuid, worked_example
-from mortalgpu.simulation.kubelet import TwinKubelet
+from mortalgpu.simulation.kubelet import SimulatedKubelet
 from mortalgpu.simulation.kubelet import running as running_kubelet
 from mortalgpu.units import MIB
 from tests.bench.figures import AIMED_AT, SIZES
@@ -102,7 +102,7 @@ class FullNode:
 
     form: Form
     machine: Machine
-    kubelet: TwinKubelet
+    kubelet: SimulatedKubelet
     api: ApiPeer
     ours: Daemon
     meta_devices: int
@@ -178,7 +178,7 @@ async def full_node(
 ) -> AsyncIterator[FullNode]:
     """Run a daemon among these containers; the block begins once all shares are registered and every process is known."""
     with shared_machine(meta_devices) as on:
-        async with running_kubelet(TwinKubelet(on.kubelet_root)) as kubelet, open_peer() as api:
+        async with running_kubelet(SimulatedKubelet(on.kubelet_root)) as kubelet, open_peer() as api:
             async with daemon(form, on, "--set", f"kubernetes.apiServer={api.url}", **variables) as ours:
                 node = FullNode(form, on, kubelet, api, ours, meta_devices, people)
                 await node.listed_everywhere()

@@ -5,7 +5,7 @@ from functools import partial
 
 import trio
 
-from mortalgpu.simulation.kubelet import TwinKubelet, running
+from mortalgpu.simulation.kubelet import SimulatedKubelet, running
 from tests.bench.effort import Effort
 from tests.bench.figures import AIMED_AT
 from tests.bench.forms import Form
@@ -28,7 +28,7 @@ async def of_a_program(form: Form, effort: Effort) -> Samples:
 async def to_registered(form: Form) -> float:
     """Start a daemon, and end it once it has registered; return the seconds until then."""
     with shared_machine(AIMED_AT) as on:
-        async with running(TwinKubelet(on.kubelet_root)) as kubelet:
+        async with running(SimulatedKubelet(on.kubelet_root)) as kubelet:
             begun = trio.current_time()
             async with daemon(form, on, "--set", "podSource=cri", "--set", "criSocket=/nowhere.sock") as ours:
                 await ours.until(lambda: kubelet.registrations, "the registration")

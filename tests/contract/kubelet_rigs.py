@@ -10,7 +10,7 @@ from typing import Protocol
 
 import trio
 
-from mortalgpu.simulation.kubelet import AdmissionRefused, TwinKubelet, running
+from mortalgpu.simulation.kubelet import AdmissionRefused, SimulatedKubelet, running
 from tests.e2e.device_manager import DeviceManager
 from tests.e2e.pods import Pod, pod_asking
 
@@ -46,7 +46,7 @@ class Kubelet(Protocol):
 class Twin:
     """The twin."""
 
-    def __init__(self, kubelet: TwinKubelet) -> None:
+    def __init__(self, kubelet: SimulatedKubelet) -> None:
         self._kubelet = kubelet
 
     async def capacity(self, resource: str) -> tuple[int, int]:
@@ -112,7 +112,7 @@ OpenKubelet = Callable[[Path], AbstractAsyncContextManager[Kubelet]]
 @asynccontextmanager
 async def twin(folder: Path) -> AsyncIterator[Kubelet]:
     """Run the twin in a folder."""
-    async with running(TwinKubelet(folder)) as kubelet:
+    async with running(SimulatedKubelet(folder)) as kubelet:
         yield Twin(kubelet)
 
 

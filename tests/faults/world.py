@@ -18,7 +18,7 @@ from mortalgpu.sharing.metaid import parse_id
 from mortalgpu.simulation.cluster import SimulatedCluster
 from mortalgpu.simulation.driver import A100, V100, SimulatedDriver, worked_example
 from mortalgpu.simulation.host import RecordingServiceManager, SentSignal, SimulatedClock, SimulatedHost, Temper
-from mortalgpu.simulation.kubelet import AdmissionRefused, TwinKubelet
+from mortalgpu.simulation.kubelet import AdmissionRefused, SimulatedKubelet
 from mortalgpu.units import MIB
 from tests.faults.ports import Point
 
@@ -79,7 +79,7 @@ class World:
         self.host.on_exit.append(self._freed)
         self.clock = SimulatedClock()
         self.cluster = SimulatedCluster(self.clock.now)
-        self.kubelet = TwinKubelet(self.root)
+        self.kubelet = SimulatedKubelet(self.root)
         self.manager = RecordingServiceManager()
 
     def configuration(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from mortalgpu.simulation.kubelet import AdmissionRefused, TwinKubelet, running
+from mortalgpu.simulation.kubelet import AdmissionRefused, SimulatedKubelet, running
 from tests.e2e.daemon import EXAMPLE_COUNTS, TWENTY, Daemon, example_config
 from tests.folders import short_folder
 from tests.frozen import built
@@ -64,7 +64,7 @@ class Manager:
         return trio.current_time() - max(signs, default=float("-inf"))
 
 
-def registered(kubelet: TwinKubelet) -> bool:
+def registered(kubelet: SimulatedKubelet) -> bool:
     return all(kubelet.capacity(resource) == (count, count) for resource, count in EXAMPLE_COUNTS.items())
 
 
@@ -85,7 +85,7 @@ async def managed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 async def test_from_start_to_registered_in_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MORTALGPU_BIN", str(built.binary()))
     times = []
-    async with running(TwinKubelet(folder / "kubelet")) as kubelet:
+    async with running(SimulatedKubelet(folder / "kubelet")) as kubelet:
         for number in range(3):
             with Daemon(folder / f"d{number}", kubelet.device_plugin_dir) as daemon:
                 times.append(await until(lambda: registered(kubelet), PATIENCE_SECONDS, what="registration", said=daemon.log))
@@ -100,7 +100,7 @@ async def test_from_start_to_registered_in_time(folder: Path, monkeypatch: pytes
 async def test_it_is_ready_only_once_kubelet_has_its_resources(
     program: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kubelet = TwinKubelet(folder / "kubelet")
+    kubelet = SimulatedKubelet(folder / "kubelet")
     kubelet.device_plugin_dir.mkdir(parents=True)
     async with managed(folder, monkeypatch) as manager:
         with Daemon(folder / "d", kubelet.device_plugin_dir) as daemon:
@@ -114,7 +114,7 @@ async def test_it_is_ready_only_once_kubelet_has_its_resources(
 
 
 async def test_a_refused_registration_is_no_readiness(program: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kubelet = TwinKubelet(folder / "kubelet")
+    kubelet = SimulatedKubelet(folder / "kubelet")
     kubelet.refusal = "not today"
     async with managed(folder, monkeypatch) as manager, running(kubelet):
         with Daemon(folder / "d", kubelet.device_plugin_dir) as daemon:
@@ -127,7 +127,7 @@ async def test_a_refused_registration_is_no_readiness(program: Path, folder: Pat
 async def test_the_signs_of_life_come_well_within_the_watchdogs_time(
     program: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with managed(folder, monkeypatch) as manager, running(TwinKubelet(folder / "kubelet")) as kubelet:
+    async with managed(folder, monkeypatch) as manager, running(SimulatedKubelet(folder / "kubelet")) as kubelet:
         with Daemon(folder / "d", kubelet.device_plugin_dir):
             await until(lambda: manager.said("READY=1"), PATIENCE_SECONDS, what="readiness")
             began = trio.current_time()
@@ -141,7 +141,7 @@ async def test_the_signs_of_life_come_well_within_the_watchdogs_time(
 
 async def test_the_watchdog_bites_when_scanning_hangs(program: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It stands still with the whole process, and no helper speaks for it."""
-    async with managed(folder, monkeypatch) as manager, running(TwinKubelet(folder / "kubelet")) as kubelet:
+    async with managed(folder, monkeypatch) as manager, running(SimulatedKubelet(folder / "kubelet")) as kubelet:
         with Daemon(folder / "d", kubelet.device_plugin_dir) as daemon:
             await until(lambda: manager.said("READY=1"), PATIENCE_SECONDS, what="readiness")
             os.kill(daemon.pid, signal.SIGSTOP)
@@ -151,7 +151,7 @@ async def test_the_watchdog_bites_when_scanning_hangs(program: Path, folder: Pat
 async def test_a_driver_that_hangs_is_told_to_kubelet_and_does_not_feed_a_restart_loop(
     program: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with managed(folder, monkeypatch) as manager, running(TwinKubelet(folder / "kubelet")) as kubelet:
+    async with managed(folder, monkeypatch) as manager, running(SimulatedKubelet(folder / "kubelet")) as kubelet:
         with Daemon(folder / "d", kubelet.device_plugin_dir) as daemon:
             await until(lambda: manager.said("READY=1") and registered(kubelet), PATIENCE_SECONDS, what="readiness")
             daemon.driver.add_fault(hang=0)
@@ -175,7 +175,7 @@ async def test_an_external_allocator_sees_the_environment_as_it_was(
     script.chmod(0o755)
     monkeypatch.setenv("LD_LIBRARY_PATH", "/given/by/the/operator")
     config = example_config(folder, allocator={"plugin": "external", "externalConfig": {"path": str(script)}})
-    async with running(TwinKubelet(folder / "kubelet")) as kubelet:
+    async with running(SimulatedKubelet(folder / "kubelet")) as kubelet:
         with Daemon(folder / "d", kubelet.device_plugin_dir, config=config):
             await until(lambda: registered(kubelet), PATIENCE_SECONDS, what="registration")
             with pytest.raises(AdmissionRefused, match="enough seen"):

@@ -12,7 +12,7 @@ import trio
 
 from mortalgpu import __version__
 from mortalgpu.isolation.mgctl_mount import BUILD_DIRECTORY, mounts, publish
-from mortalgpu.simulation.kubelet import TwinKubelet, running
+from mortalgpu.simulation.kubelet import SimulatedKubelet, running
 from tests.e2e.daemon import EXAMPLE_COUNTS, Daemon
 from tests.folders import short_folder
 from tests.frozen import built
@@ -100,7 +100,7 @@ def quickest(*argv: str | Path) -> float:
 async def test_mgctl_answers_in_time(on_the_host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MORTALGPU_BIN", str(built.binary()))
     with short_folder() as folder:
-        async with running(TwinKubelet(folder / "kubelet")) as kubelet:
+        async with running(SimulatedKubelet(folder / "kubelet")) as kubelet:
             with Daemon(folder / "d", kubelet.device_plugin_dir) as daemon:
                 with trio.fail_after(30):
                     while not all(kubelet.capacity(name)[0] for name in EXAMPLE_COUNTS):

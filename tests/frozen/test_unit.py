@@ -12,7 +12,7 @@ import trio
 
 from mortalgpu import __version__
 from mortalgpu.simulation.driver import worked_example
-from mortalgpu.simulation.kubelet import TwinKubelet, running
+from mortalgpu.simulation.kubelet import SimulatedKubelet, running
 from tests.folders import short_folder
 from tests.frozen import built
 from tests.frozen.machine import Machine
@@ -90,7 +90,7 @@ def fresh(node: Node) -> Iterator[Node]:
     node.machine.run("/usr/bin/systemctl", "reset-failed", UNIT)
 
 
-async def shared(kubelet: TwinKubelet, count: int = ALL) -> None:
+async def shared(kubelet: SimulatedKubelet, count: int = ALL) -> None:
     with trio.fail_after(PATIENCE_SECONDS):
         while kubelet.capacity(RESOURCE) != (count, count):
             await trio.sleep(0.02)
@@ -103,7 +103,7 @@ async def test_the_unit_is_active_only_when_kubelet_has_its_resources(fresh: Nod
         while "sharing device" not in fresh.machine.journal(UNIT):
             await trio.sleep(0.1)
     assert fresh.machine.show(UNIT, "ActiveState") == "activating", "no kubelet has answered yet"
-    async with running(TwinKubelet(fresh.kubelet_root)) as kubelet:
+    async with running(SimulatedKubelet(fresh.kubelet_root)) as kubelet:
         await fresh.until("ActiveState", "active")
         await shared(kubelet)
         assert RESOURCE in fresh.machine.show(UNIT, "StatusText")
@@ -113,7 +113,7 @@ async def test_the_unit_is_active_only_when_kubelet_has_its_resources(fresh: Nod
 
 
 async def test_the_watchdog_restarts_a_daemon_that_stands_still(fresh: Node) -> None:
-    async with running(TwinKubelet(fresh.kubelet_root)) as kubelet:
+    async with running(SimulatedKubelet(fresh.kubelet_root)) as kubelet:
         await fresh.systemctl("start", UNIT)
         pid = await fresh.main_pid()
         fresh.machine.run("/bin/sh", "-c", f"kill -STOP {pid}")
@@ -125,7 +125,7 @@ async def test_the_watchdog_restarts_a_daemon_that_stands_still(fresh: Node) -> 
 
 
 async def test_a_killed_daemon_comes_back_and_leaves_no_files(fresh: Node) -> None:
-    async with running(TwinKubelet(fresh.kubelet_root)) as kubelet:
+    async with running(SimulatedKubelet(fresh.kubelet_root)) as kubelet:
         await fresh.systemctl("start", UNIT)
         pid = await fresh.main_pid()
         fresh.machine.run("/bin/sh", "-c", f"kill -KILL {pid}")
@@ -148,7 +148,7 @@ async def test_a_configuration_that_cannot_be_used_is_not_tried_again(fresh: Nod
 
 
 async def test_a_reload_takes_a_changed_configuration_without_a_restart(fresh: Node) -> None:
-    async with running(TwinKubelet(fresh.kubelet_root)) as kubelet:
+    async with running(SimulatedKubelet(fresh.kubelet_root)) as kubelet:
         await fresh.systemctl("start", UNIT)
         await shared(kubelet)
         pid = await fresh.main_pid()
@@ -161,7 +161,7 @@ async def test_a_reload_takes_a_changed_configuration_without_a_restart(fresh: N
 
 
 async def test_the_sandbox_leaves_two_capabilities_and_no_way_to_more(fresh: Node) -> None:
-    async with running(TwinKubelet(fresh.kubelet_root)):
+    async with running(SimulatedKubelet(fresh.kubelet_root)):
         await fresh.systemctl("start", UNIT)
         status = fresh.machine.run("/bin/sh", "-c", f"cat /proc/{await fresh.main_pid()}/status").stdout
         fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
@@ -175,7 +175,7 @@ async def test_an_upgrade_restarts_a_running_service_and_removal_stops_it(fresh:
         done = fresh.machine.run("/usr/bin/env", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "dpkg", *words)
         assert done.returncode == 0, done.stderr
 
-    async with running(TwinKubelet(fresh.kubelet_root)) as kubelet:
+    async with running(SimulatedKubelet(fresh.kubelet_root)) as kubelet:
         await fresh.systemctl("enable", "--now", UNIT)
         await shared(kubelet)
         pid = await fresh.main_pid()

@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 import pytest
 import trio
 
-from mortalgpu.exporter.http import HttpServer, Limits
+from mortalgpu.exporter.http import HttpLimits, HttpServer
 from tests.campaign import Tally
 from tests.unit.exporter.test_http import PAGE, ROUTES, Client
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.hostile
 
 @pytest.mark.parametrize("beginning", ["", "G", "GET /metrics HTTP/1.1\r\nHost: h\r\nX: ", "\r\n\r\n"])
 async def test_half_a_request_on_every_connection_keeps_no_scrape_out(tally: Tally, beginning: str) -> None:
-    limits = Limits(max_connections=8)
+    limits = HttpLimits(max_connections=8)
     server = HttpServer(ROUTES, limits)
     async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")

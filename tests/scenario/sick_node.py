@@ -26,7 +26,7 @@ from mortalgpu.reload import Take, changes
 from mortalgpu.simulation.cluster import SimulatedCluster
 from mortalgpu.simulation.driver import A100, V100
 from mortalgpu.simulation.host import SimulatedHost
-from mortalgpu.simulation.kubelet import TwinKubelet, running
+from mortalgpu.simulation.kubelet import SimulatedKubelet, running
 from tests.standin.nvml import StateFile, build, state_of
 from tests.waiting import until
 
@@ -44,7 +44,7 @@ class SickNode:
     """What a test does to the node, and what everybody says of it."""
 
     driver: StateFile
-    kubelet: TwinKubelet
+    kubelet: SimulatedKubelet
     cluster: SimulatedCluster
     facts: daemon.Facts
     root: Path
@@ -108,7 +108,7 @@ async def sick_node(devices: Sequence[Device], monkeypatch: pytest.MonkeyPatch, 
     for name, value in state.environment.items():
         monkeypatch.setenv(name, value)
     try:
-        kubelet, cluster = TwinKubelet(root), SimulatedCluster(MachineClock().now)
+        kubelet, cluster = SimulatedKubelet(root), SimulatedCluster(MachineClock().now)
         facts = daemon.Facts()
         ports = daemon.Ports(
             open_driver=nvml_driver(NvmlSettings(library=str(build()), sysfs=root)),

@@ -15,7 +15,7 @@ import trio
 
 from mortalgpu.deviceapi.keys import KEY_NAME
 from mortalgpu.model.grant import ContainerEdits
-from mortalgpu.simulation.kubelet import TwinKubelet, running
+from mortalgpu.simulation.kubelet import SimulatedKubelet, running
 from tests.scenario.machine import SHARED, WORKED_EXAMPLE, Daemon, Machine, daemon, machine
 from tests.scenario.mgctl import mgctl
 
@@ -44,9 +44,9 @@ def node() -> Iterator[Machine]:
 
 
 @asynccontextmanager
-async def at_work(node: Machine, *more: str) -> AsyncIterator[tuple[Daemon, TwinKubelet]]:
+async def at_work(node: Machine, *more: str) -> AsyncIterator[tuple[Daemon, SimulatedKubelet]]:
     """Run the daemon with a kubelet until the resource is there; `more` are flags."""
-    async with running(TwinKubelet(node.kubelet_root)) as kubelet, daemon(node, *more) as started:
+    async with running(SimulatedKubelet(node.kubelet_root)) as kubelet, daemon(node, *more) as started:
         await started.until(lambda: kubelet.capacity(SHARED)[1] == 800, "all shares are offered")
         yield started, kubelet
 
@@ -57,7 +57,7 @@ async def network(started: Daemon) -> str:
     return str(line["address"][0])
 
 
-async def admitted(kubelet: TwinKubelet, name: str, shares: int = 40) -> ContainerEdits:
+async def admitted(kubelet: SimulatedKubelet, name: str, shares: int = 40) -> ContainerEdits:
     (container,) = await kubelet.admit(name, {"main": {SHARED: shares}})
     return container.edits
 
@@ -123,7 +123,7 @@ async def test_root_of_the_node_and_a_minted_token_see_the_node(node: Machine) -
 
 
 async def test_tokens_outlive_the_daemon_and_die_with_their_pod(node: Machine) -> None:
-    async with running(TwinKubelet(node.kubelet_root)) as kubelet:
+    async with running(SimulatedKubelet(node.kubelet_root)) as kubelet:
         async with daemon(node) as started:
             await started.until(lambda: kubelet.capacity(SHARED)[1] == 800, "all shares are offered")
             token = (await admitted(kubelet, "pod")).envs["MG_CTL_TOKEN"]

@@ -16,7 +16,7 @@ import pytest
 import trio
 
 from mortalgpu.simulation.driver import A100_UUID, v100_uuid
-from mortalgpu.simulation.kubelet import AdmissionRefused, TwinKubelet, running
+from mortalgpu.simulation.kubelet import AdmissionRefused, SimulatedKubelet, running
 from mortalgpu.units import MIB
 from tests.bench.process import resident_mib
 from tests.scenario.machine import SHARED, TEN, TWENTY, Daemon, Machine, daemon, machine
@@ -79,7 +79,7 @@ def sleepers(count: int) -> Iterator[list[int]]:
 class Churn:
     """One round after the other of everything that changes on a node."""
 
-    def __init__(self, node: Machine, twin: TwinKubelet, ours: Daemon) -> None:
+    def __init__(self, node: Machine, twin: SimulatedKubelet, ours: Daemon) -> None:
         self._node = node
         self._twin = twin
         self._ours = ours
@@ -133,7 +133,7 @@ class Churn:
 @pytest.mark.timeout(CHURN_SECONDS + 120)
 async def test_open_files_threads_and_memory_are_flat_under_churn() -> None:
     with machine() as node:
-        twin = TwinKubelet(node.kubelet_root)
+        twin = SimulatedKubelet(node.kubelet_root)
         flags = [word for setting in EVERYTHING_ON for word in ("--set", setting)]
         async with running(twin), daemon(node, *flags) as ours:
             churn = Churn(node, twin, ours)

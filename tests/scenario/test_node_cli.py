@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from mortalgpu.simulation.driver import A100_UUID, partition_uuid, v100_uuid, worked_example
-from mortalgpu.simulation.kubelet import TwinKubelet, running
+from mortalgpu.simulation.kubelet import SimulatedKubelet, running
 from tests.scenario.machine import SHARED, TEN, TWENTY, WORKED_EXAMPLE, Machine, daemon, machine
 
 NOBODY = 65534
@@ -195,7 +195,7 @@ async def test_an_absent_kubelet_is_waited_for_with_a_clear_line(node: Machine) 
         (line,) = (await ours.logged("waiting for kubelet", seconds=5))[:1]
         assert line["path"] == str(node.socket_dir / "kubelet.sock")
         assert line["level"] == "warning"
-        twin = TwinKubelet(node.kubelet_root)
+        twin = SimulatedKubelet(node.kubelet_root)
         async with running(twin):
             begun = trio.current_time()
             await ours.until(lambda: twin.capacity(SHARED) == (800, 800), "the list", 3)
@@ -207,7 +207,7 @@ async def test_a_kubelet_directory_that_does_not_exist_yet_is_waited_for(node: M
     shutil.rmtree(node.kubelet_root)
     async with daemon(node) as ours:
         await ours.logged("waiting for kubelet", seconds=5)
-        twin = TwinKubelet(node.kubelet_root)
+        twin = SimulatedKubelet(node.kubelet_root)
         async with running(twin):
             await ours.until(lambda: twin.capacity(SHARED) == (800, 800), "the list", 3)
             await ours.stop()
@@ -218,7 +218,7 @@ async def test_a_kubelet_directory_that_does_not_exist_yet_is_waited_for(node: M
 async def test_a_signal_ends_the_daemon_quickly_with_0_and_no_socket_left(
     node: Machine, number: signal.Signals, absent: bool
 ) -> None:
-    twin = TwinKubelet(node.kubelet_root)
+    twin = SimulatedKubelet(node.kubelet_root)
     async with trio.open_nursery() as nursery, daemon(node) as ours:
         if absent:
             await ours.logged("waiting for kubelet")
@@ -258,7 +258,7 @@ async def test_a_second_daemon_on_the_same_files_waits_for_the_first(node: Machi
 
 
 async def test_a_kill_without_warning_leaves_sockets_that_the_next_daemon_removes(node: Machine) -> None:
-    twin = TwinKubelet(node.kubelet_root)
+    twin = SimulatedKubelet(node.kubelet_root)
     async with running(twin):
         async with daemon(node) as first:
             await first.until(lambda: twin.capacity(SHARED) == (800, 800), "the list")

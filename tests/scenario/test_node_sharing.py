@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from mortalgpu.simulation.driver import A100_UUID, partition_uuid, v100_uuid
-from mortalgpu.simulation.kubelet import AdmissionRefused, TwinKubelet, running
+from mortalgpu.simulation.kubelet import AdmissionRefused, SimulatedKubelet, running
 from tests.scenario.machine import SHARED, TEN, TWENTY, WORKED_EXAMPLE, Daemon, Machine, daemon, machine
 
 ALL = {SHARED: (800, 800), TWENTY: (200, 200), TEN: (200, 200)}
@@ -19,7 +19,7 @@ def node() -> Iterator[Machine]:
         yield made
 
 
-async def until(kubelet: TwinKubelet, ours: Daemon, expected: dict[str, tuple[int, int]], seconds: float = 5) -> float:
+async def until(kubelet: SimulatedKubelet, ours: Daemon, expected: dict[str, tuple[int, int]], seconds: float = 5) -> float:
     """Wait for capacity and allocatable of these resources; return the seconds it took."""
     begun = trio.current_time()
     await ours.until(
@@ -29,7 +29,7 @@ async def until(kubelet: TwinKubelet, ours: Daemon, expected: dict[str, tuple[in
 
 
 async def test_forty_shares_are_one_device_and_the_worked_examples_limit(node: Machine) -> None:
-    async with running(TwinKubelet(node.kubelet_root)) as kubelet, daemon(node) as ours:
+    async with running(SimulatedKubelet(node.kubelet_root)) as kubelet, daemon(node) as ours:
         await until(kubelet, ours, ALL)
         (shared,) = await kubelet.admit("one", {"main": {SHARED: 40}})
         assert shared.edits.envs["METAGPU_MAX_MEM"] in ("3276", "4019")
@@ -42,7 +42,7 @@ async def test_forty_shares_are_one_device_and_the_worked_examples_limit(node: M
 
 
 async def test_a_lost_gpu_is_unhealthy_within_a_second_and_back_when_it_returns(node: Machine) -> None:
-    async with running(TwinKubelet(node.kubelet_root)) as kubelet, daemon(node) as ours:
+    async with running(SimulatedKubelet(node.kubelet_root)) as kubelet, daemon(node) as ours:
         await until(kubelet, ours, ALL)
         node.driver.lose(A100_UUID)
         assert await until(kubelet, ours, {SHARED: (800, 400), TWENTY: (200, 0), TEN: (200, 0)}) < 1
@@ -52,7 +52,7 @@ async def test_a_lost_gpu_is_unhealthy_within_a_second_and_back_when_it_returns(
 
 
 async def test_a_driver_that_leaves_and_returns_does_not_end_the_daemon(node: Machine) -> None:
-    async with running(TwinKubelet(node.kubelet_root)) as kubelet, daemon(node) as ours:
+    async with running(SimulatedKubelet(node.kubelet_root)) as kubelet, daemon(node) as ours:
         await until(kubelet, ours, ALL)
         node.driver.unload_driver()
         await until(kubelet, ours, {SHARED: (800, 0), TWENTY: (200, 0), TEN: (200, 0)})
@@ -63,7 +63,7 @@ async def test_a_driver_that_leaves_and_returns_does_not_end_the_daemon(node: Ma
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
 async def test_a_restarted_daemon_hurts_no_pod_and_has_its_count_back(node: Machine, end: signal.Signals) -> None:
-    async with running(TwinKubelet(node.kubelet_root)) as kubelet:
+    async with running(SimulatedKubelet(node.kubelet_root)) as kubelet:
         async with daemon(node) as first:
             await until(kubelet, first, ALL)
             (before,) = await kubelet.admit("one", {"main": {SHARED: 40}})
@@ -78,7 +78,7 @@ async def test_a_restarted_daemon_hurts_no_pod_and_has_its_count_back(node: Mach
 
 
 async def test_a_changed_count_waits_for_the_pods_and_then_takes_over(node: Machine) -> None:
-    async with running(TwinKubelet(node.kubelet_root)) as kubelet:
+    async with running(SimulatedKubelet(node.kubelet_root)) as kubelet:
         async with daemon(node) as first:
             await until(kubelet, first, ALL)
             (held,) = await kubelet.admit("one", {"main": {TWENTY: 100}})
@@ -104,7 +104,7 @@ async def test_a_changed_count_waits_for_the_pods_and_then_takes_over(node: Mach
 
 async def test_a_hanging_gpu_is_sick_alone(node: Machine) -> None:
     node.configure(f"driver: {{callTimeoutSeconds: 0.3}}\n{WORKED_EXAMPLE}")
-    async with running(TwinKubelet(node.kubelet_root)) as kubelet, daemon(node) as ours:
+    async with running(SimulatedKubelet(node.kubelet_root)) as kubelet, daemon(node) as ours:
         await until(kubelet, ours, ALL)
         node.driver.add_fault("nvmlDeviceGetMemoryInfo_v2", v100_uuid(0), hang=0)
         await until(kubelet, ours, {SHARED: (800, 400), TWENTY: (200, 200), TEN: (200, 200)}, 15)

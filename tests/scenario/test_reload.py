@@ -7,7 +7,7 @@ import pytest
 
 from mortalgpu.errors import ConfigError
 from mortalgpu.simulation.driver import A100, V100, v100_uuid, worked_example
-from mortalgpu.simulation.kubelet import AdmissionRefused, TwinKubelet
+from mortalgpu.simulation.kubelet import AdmissionRefused, SimulatedKubelet
 from mortalgpu.simulation.kubelet import running as running_kubelet
 from tests.scenario.machine import ALONE, WORKED_EXAMPLE, daemon, machine
 from tests.scenario.sick_node import GPUS, PARTS, SickNode, sick_node
@@ -111,7 +111,7 @@ async def test_switching_enforcement_and_series_needs_no_restart(monkeypatch: py
 async def test_a_running_daemon_reads_its_file_at_a_signal_and_when_it_changes() -> None:
     changed = WORKED_EXAMPLE.replace("metagpusPerGpu: 100", "metagpusPerGpu: 50")
     with machine() as made:
-        async with running_kubelet(TwinKubelet(made.kubelet_root)), daemon(made) as running:
+        async with running_kubelet(SimulatedKubelet(made.kubelet_root)), daemon(made) as running:
             await running.logged("registered with kubelet", count=3)
             made.configure(changed)
             running.signal(signal.SIGHUP)

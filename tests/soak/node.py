@@ -21,7 +21,7 @@ from google.protobuf.message import Message
 from mortalgpu.rpc.channel import Channel
 from mortalgpu.rpc.pb.deviceplugin.v1beta1 import deviceplugin_pb2 as pb
 from mortalgpu.simulation.driver import worked_example
-from mortalgpu.simulation.kubelet import TwinKubelet, _Endpoint, running
+from mortalgpu.simulation.kubelet import SimulatedKubelet, _Endpoint, running
 from tests.e2e.daemon import EXAMPLE_SHARING, Daemon
 from tests.ports import free_ports
 from tests.soak.ledger import Ledger
@@ -53,7 +53,7 @@ class _TimedChannel:
         return getattr(self._channel, name)
 
 
-class TimedKubelet(TwinKubelet):
+class TimedKubelet(SimulatedKubelet):
     """The twin of kubelet, with a watch in its hand."""
 
     def __init__(self, root: Path, ledger: Ledger) -> None:

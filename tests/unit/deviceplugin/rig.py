@@ -25,7 +25,7 @@ from mortalgpu.rpc.limits import KUBELET_LIMITS
 from mortalgpu.rpc.listener import UnixListener
 from mortalgpu.rpc.server import Server
 from mortalgpu.simulation.driver import v100_uuid, worked_example
-from mortalgpu.simulation.kubelet import TwinKubelet, running
+from mortalgpu.simulation.kubelet import SimulatedKubelet, running
 from tests.waiting import until
 
 R = "mortalgpu/a"
@@ -53,7 +53,7 @@ class Node:
     """An inventory, what is counted about it, and a twin kubelet that is not yet running."""
 
     def __init__(self, folder: Path, *devices: SharedDevice) -> None:
-        self.kubelet = TwinKubelet(folder)
+        self.kubelet = SimulatedKubelet(folder)
         self.folder = folder
         self.inventory = Latest(Inventory(devices or (shared(0), shared(1))))
         self.counts = {R: PluginCounts(), S: PluginCounts()}

@@ -9,7 +9,7 @@ from mortalgpu.deviceplugin import plugins
 from mortalgpu.deviceplugin.plugins import Plugins
 from mortalgpu.errors import HostError
 from mortalgpu.model.share import SharedDevice
-from mortalgpu.simulation.kubelet import TwinKubelet, running
+from mortalgpu.simulation.kubelet import SimulatedKubelet, running
 from tests.folders import short_folder
 from tests.unit.deviceplugin.rig import DeafKubelet, Node, R, S, shared
 from tests.waiting import until
@@ -99,7 +99,7 @@ async def test_what_ends_one_plugin_ends_all(node: Node) -> None:
             async with trio.open_nursery() as nursery:
                 await nursery.start(Plugins(node.inventory, node.plugin).serve)
                 node.registrar = DeafKubelet()
-                node.folder, node.kubelet = node.folder / "gone", TwinKubelet(node.folder / "gone")
+                node.folder, node.kubelet = node.folder / "gone", SimulatedKubelet(node.folder / "gone")
                 node.share(*BOTH)
                 with trio.fail_after(5):
                     await trio.sleep_forever()

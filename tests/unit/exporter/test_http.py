@@ -11,9 +11,9 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mortalgpu.exporter.http import Answer, HttpServer, Limits, Request
+from mortalgpu.exporter.http import Answer, HttpLimits, HttpServer, Request
 
-LIMITS = Limits(head_seconds=0.3, idle_seconds=30, send_seconds=0.5, linger_seconds=0.2, max_connections=4)
+LIMITS = HttpLimits(head_seconds=0.3, idle_seconds=30, send_seconds=0.5, linger_seconds=0.2, max_connections=4)
 PAGE = b"figure 1.0\n" * 1000
 
 
@@ -94,7 +94,7 @@ Connect = Callable[[], Awaitable[Client]]
 
 
 @asynccontextmanager
-async def serving(limits: Limits = LIMITS) -> AsyncIterator[tuple[HttpServer, Connect]]:
+async def serving(limits: HttpLimits = LIMITS) -> AsyncIterator[tuple[HttpServer, Connect]]:
     """A server on a loopback port, and what connects to it."""
     server = HttpServer(ROUTES, limits)
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")

@@ -12,7 +12,7 @@ from mortalgpu.errors import KubeletError
 from mortalgpu.kubelet import registration
 from mortalgpu.kubelet.registration import KubeletRegistrar
 from mortalgpu.rpc.pb.deviceplugin.v1beta1 import deviceplugin_pb2 as pb
-from mortalgpu.simulation.kubelet import TwinKubelet, running
+from mortalgpu.simulation.kubelet import SimulatedKubelet, running
 from tests.folders import short_folder
 
 R = "mortalgpu/a"
@@ -31,7 +31,7 @@ def registrar(folder: Path) -> KubeletRegistrar:
 
 
 async def test_a_refusal_carries_kubelets_own_words(folder: Path) -> None:
-    twin = TwinKubelet(folder)
+    twin = SimulatedKubelet(folder)
     twin.refusal = "the plugin is too old"
     async with running(twin):
         with pytest.raises(KubeletError, match=r"did not register mortalgpu/a: .*the plugin is too old"):
@@ -39,7 +39,7 @@ async def test_a_refusal_carries_kubelets_own_words(folder: Path) -> None:
 
 
 async def test_a_socket_that_kubelet_cannot_dial_is_a_refusal(folder: Path) -> None:
-    async with running(TwinKubelet(folder)):
+    async with running(SimulatedKubelet(folder)):
         with pytest.raises(KubeletError, match="failed to dial device plugin"):
             await registrar(folder).register(R, "nobody.sock")
 
@@ -71,7 +71,7 @@ async def test_waiting_ends_when_kubelet_listens_and_gives_its_identity(folder: 
         with trio.move_on_after(0.2) as scope:
             await ours.wait_for_kubelet()
         assert scope.cancelled_caught
-        await nursery.start(TwinKubelet(folder).serve)
+        await nursery.start(SimulatedKubelet(folder).serve)
         with trio.fail_after(1):
             assert await ours.wait_for_kubelet() == ours.socket_identity()
         nursery.cancel_scope.cancel()
@@ -85,7 +85,7 @@ async def test_a_dead_socket_is_waited_on_until_it_is_replaced(folder: Path) -> 
     with trio.move_on_after(0.3) as scope:
         await ours.wait_for_kubelet()
     assert scope.cancelled_caught
-    async with running(TwinKubelet(folder)):
+    async with running(SimulatedKubelet(folder)):
         with trio.fail_after(1):
             assert await ours.wait_for_kubelet() != dead
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mortalgpu.deviceapi.views import Caller, sight
-from mortalgpu.deviceapi.wire import Facts
+from mortalgpu.deviceapi.wire import WireFacts
 from mortalgpu.mgctl.text import Paint
 from mortalgpu.model.kill import NO_ENFORCEMENT, Enforcement
 from mortalgpu.model.usage import Usage
@@ -28,12 +28,12 @@ def check(name: str, lines: Sequence[str]) -> None:
     assert text == path.read_text(), f"{name} has changed; read it, then `just golden`"
 
 
-def facts(usage: Usage | None = None, enforcement: Enforcement = NO_ENFORCEMENT) -> Facts:
+def facts(usage: Usage | None = None, enforcement: Enforcement = NO_ENFORCEMENT) -> WireFacts:
     """What the daemon tells of the example node."""
-    return Facts("node-1", node.INVENTORY, usage or node.usage(), enforcement)
+    return WireFacts("node-1", node.INVENTORY, usage or node.usage(), enforcement)
 
 
-def containers(caller: Caller = OPERATOR, found: Facts | None = None) -> pb.GetGpuContainersResponse:
+def containers(caller: Caller = OPERATOR, found: WireFacts | None = None) -> pb.GetGpuContainersResponse:
     """The answer to GetGpuContainers."""
     told = found or facts()
     return told.response(sight(caller, told.usage))

@@ -9,7 +9,7 @@ from mortalgpu.model.device import Device, Fault, GpuProcess, Memory, MigPlaceme
 from mortalgpu.model.pod import Assignment, Container, ContainerRef, Pod
 from mortalgpu.model.share import Inventory, SharedDevice
 from mortalgpu.model.usage import ContainerUsage
-from mortalgpu.scan.attribution import Attribution, Facts, attribute, containers_with_processes
+from mortalgpu.scan.attribution import Attribution, ScanFacts, attribute, containers_with_processes
 from mortalgpu.scan.ledger import Ledger, Reading
 from mortalgpu.scan.listings import Listing
 from mortalgpu.units import MIB
@@ -128,7 +128,7 @@ class World:
         """Attribute the facts as they are."""
         memory = {each.uuid: Memory(each.device.memory_bytes, 0, 0) for each in self.inventory.devices}
         snapshot = Snapshot(memory, self.listed)
-        facts = Facts(self.inventory, snapshot, self.hosts, self.view, self.disbelieved, max_overcommit=self.max_overcommit)
+        facts = ScanFacts(self.inventory, snapshot, self.hosts, self.view, self.disbelieved, max_overcommit=self.max_overcommit)
         return attribute(facts, self.ledger)
 
     def containers(self) -> Sequence[ContainerUsage]:
