@@ -75,9 +75,9 @@ class NvmlDriver:
 
     def __init__(self, settings: NvmlSettings, hanging: set[Hop] | None = None) -> None:
         self._settings = settings
-        self._hanging: set[Hop] = set() if hanging is None else hanging
-        self._worker = Worker(settings.max_abandoned, hanging=self._hanging)
-        self._event_worker = Worker(settings.max_abandoned, threads=1, hanging=self._hanging)
+        hanging = set() if hanging is None else hanging
+        self._worker = Worker(settings.max_abandoned, hanging=hanging)
+        self._event_worker = Worker(settings.max_abandoned, threads=1, hanging=hanging)
         self._handles: dict[str, Handle] = {}
         self._devices: tuple[Device, ...] = ()
         self._known: tuple[Device, ...] = ()
@@ -89,7 +89,7 @@ class NvmlDriver:
     @property
     def abandoned_calls(self) -> int:
         """How many calls hang in the driver at present."""
-        return len(self._hanging)
+        return self._worker.abandoned_calls
 
     async def open(self) -> None:
         """Load the library and initialise NVML. Raises DriverError with what was tried when there is no usable driver."""

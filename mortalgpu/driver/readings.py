@@ -71,8 +71,8 @@ def _percent(figure: int) -> int | None:
     return figure if 0 <= figure <= 100 else None
 
 
-def read_processes(handle: Handle, *, utilization: bool = True) -> tuple[GpuProcess, ...]:
-    """List a device's processes by pid, each once. With `utilization`, ask also how busy each kept the device.
+def read_processes(handle: Handle) -> tuple[GpuProcess, ...]:
+    """List a device's processes by pid, each once, and how busy each kept the device.
 
     A pid with a compute and a graphics context is listed in both, each time with all of its memory there: the larger
     figure counts. A GPU in MIG mode lists a pid once per instance: those add up. Raises NVML's NOT_SUPPORTED where the
@@ -85,7 +85,7 @@ def read_processes(handle: Handle, *, utilization: bool = True) -> tuple[GpuProc
     by_pid: dict[int, int | None] = {}
     for (pid, _, _), used_bytes in used.items():
         by_pid[pid] = _sum_known(by_pid.get(pid, 0), used_bytes)
-    busy = _busy(handle) if utilization and by_pid else None
+    busy = _busy(handle) if by_pid else None
     return tuple(GpuProcess(pid, by_pid[pid], None if busy is None else busy.get(pid, 0)) for pid in sorted(by_pid))
 
 

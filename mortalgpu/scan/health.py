@@ -115,7 +115,7 @@ def _after_good_probe(mine: dict[str, Trouble], monotonic: float, quiet_seconds:
 def after_reopening(troubles: Troubles) -> Troubles:
     """Return the troubles after the driver was opened anew, which ends those that last until a reset."""
     kept = {
-        uuid: {kind: replace(trouble) for kind, trouble in mine.items() if trouble.until != UNTIL_RESET}
+        uuid: {kind: trouble for kind, trouble in mine.items() if trouble.until != UNTIL_RESET}
         for uuid, mine in troubles.items()
     }
     return {uuid: mine for uuid, mine in kept.items() if mine}

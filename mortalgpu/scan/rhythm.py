@@ -26,7 +26,7 @@ Look = Mapping[str, Memory | Fault]
 
 
 class Cause(Enum):
-    """Why a full scan is made; fixed words for logs."""
+    """Why a full scan is made."""
 
     FIRST = "first"
     GROWTH = "growth"

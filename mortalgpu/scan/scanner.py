@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import trio
 
@@ -42,6 +43,10 @@ ALIVE_SECONDS = 5.0
 
 Processes = Mapping[str, tuple[GpuProcess, ...] | Fault]
 Alive = Callable[[], Awaitable[None]]
+
+_T = TypeVar("_T")
+Ask = Callable[[Sequence[str]], Awaitable[Mapping[str, _T | Fault]]]
+"""A verb of the driver's port that is about devices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,14 +218,7 @@ class _Scanner:
 
     async def _look(self, uuids: Sequence[str]) -> Look:
         self._count_looks(1)
-        if not uuids:
-            return {}
-        try:
-            look = await self._driver.memory(uuids)
-        except DriverError as error:
-            return dict.fromkeys(uuids, self._driver_failed("memory", error))
-        self._troubles.pop("driver memory", None)
-        return look
+        return await self._asked("memory", self._driver.memory, uuids)
 
     def _count_looks(self, made: int) -> None:
         self._counts = replace(self._counts, looks=self._counts.looks + made)
@@ -228,12 +226,13 @@ class _Scanner:
     async def _scan(self, inventory: Inventory, look: Look, looked_at: float, cause: Cause) -> None:
         at, began_at = self._clock.now(), self._clock.monotonic()
         uuids = [shared.uuid for shared in inventory.devices]
-        processes = await self._list_processes(uuids)
+        processes = await self._asked("processes", self._driver.processes, uuids)
         hosts = await self._inspect(processes)
         if hosts is None:
             hosts, processes = {}, dict.fromkeys(uuids, Fault("whose the processes are cannot be told"))
         if began_at - self._utilization_at >= self._utilization_may_age_seconds(cause):
-            await self._read_utilization(uuids, began_at)
+            self._utilization = await self._asked("utilization", self._driver.utilization, uuids)
+            self._utilization_at = began_at
         found = self._attribute(inventory, Snapshot(look, processes, self._utilization), hosts)
         duration = self._clock.monotonic() - began_at
         self._counts = _counted(self._counts, duration, self._settings.look_seconds, self._failures, self._books.failures)
@@ -241,15 +240,15 @@ class _Scanner:
         self._last = remember(self._usage.value, look, began_at, began_at + duration, self._last)
         self._tell_owners(found.notices)
 
-    async def _list_processes(self, uuids: Sequence[str]) -> Processes:
-        if not uuids:
-            return {}
+    async def _asked(self, verb: str, ask: Ask[_T], uuids: Sequence[str]) -> Mapping[str, _T | Fault]:
+        """Return what the driver says of these devices; that it says nothing is a fault of each of them."""
         try:
-            processes = await self._driver.processes(uuids)
+            answers = await ask(uuids) if uuids else {}
         except DriverError as error:
-            return dict.fromkeys(uuids, self._driver_failed("processes", error))
-        self._troubles.pop("driver processes", None)
-        return processes
+            self._failed("driver", f"driver {verb}", f"the GPU driver does not tell {verb}: {error}")
+            return dict.fromkeys(uuids, Fault(str(error), lost=isinstance(error, DriverLost)))
+        self._troubles.pop(f"driver {verb}", None)
+        return answers
 
     async def _inspect(self, processes: Processes) -> Mapping[int, HostProcess] | None:
         """Return who the listed pids are; None when the host does not tell.
@@ -269,17 +268,6 @@ class _Scanner:
     def _utilization_may_age_seconds(self, cause: Cause) -> float:
         """An urgent scan is not kept waiting for figures that convict nobody, unless they are old."""
         return self._settings.tempo.period_seconds if cause.urgent else self._settings.utilization_seconds
-
-    async def _read_utilization(self, uuids: Sequence[str], now: float) -> None:
-        self._utilization_at = now
-        if not uuids:
-            return
-        try:
-            self._utilization = await self._driver.utilization(uuids)
-        except DriverError as error:
-            self._utilization = dict.fromkeys(uuids, self._driver_failed("utilization", error))
-            return
-        self._troubles.pop("driver utilization", None)
 
     def _attribute(self, inventory: Inventory, snapshot: Snapshot, hosts: Mapping[int, HostProcess]) -> Attribution:
         view = self._pods.value
@@ -332,10 +320,6 @@ class _Scanner:
                 )
                 self._cluster.note(pod, PodNote("GpuMemoryLimitAnnotation", notice.message))
         self._told = frozenset(present)
-
-    def _driver_failed(self, verb: str, error: DriverError) -> Fault:
-        self._failed("driver", f"driver {verb}", f"the GPU driver does not tell {verb}: {error}")
-        return Fault(str(error), lost=isinstance(error, DriverLost))
 
     def _failed(self, who: str, what: str, trouble: str) -> None:
         self._failures[who] += 1

@@ -288,6 +288,22 @@ async def test_a_node_without_shared_devices_is_scanned_all_the_same(autojump_cl
         assert node.usage.value.devices == ()
 
 
+async def test_trouble_about_devices_that_are_shared_no_more_is_over(autojump_clock: trio.testing.MockClock) -> None:
+    node = Node()
+    async with scanning(node):
+        for verb in ("memory", "processes", "utilization"):
+            node.driver.fail(verb, DriverError("failed"))
+        await trio.sleep(6)
+        assert [line.partition(":")[0] for line in node.usage.value.troubles] == [
+            "the GPU driver does not tell memory",
+            "the GPU driver does not tell processes",
+            "the GPU driver does not tell utilization",
+        ]
+        node.inventory.publish(Inventory())
+        await trio.sleep(6)
+        assert not node.usage.value.troubles
+
+
 async def test_churn_within_everybodys_limit_costs_no_more_than_the_duty(autojump_clock: trio.testing.MockClock) -> None:
     node = Node()
     process = node.run(node.add_pod(1, 9), 50)
