@@ -55,6 +55,8 @@ class Books:
         """Why kubelet does not answer at present; empty while it does."""
         self._kubelet = kubelet
         self._read_checkpoint = read_checkpoint
+        self._one_reader = trio.CapacityLimiter(1)
+        """A disk that does not answer keeps one thread, not one for each reading."""
         self._pods = pods
         self._clock = clock
         self._tempo = tempo
@@ -106,9 +108,10 @@ class Books:
         if self._read_checkpoint is None:
             return ()
         try:
-            return await threads.run(self._read_checkpoint, abandon_on_cancel=True)
-        except (KubeletError, HostError) as error:
-            log.debug("kubelet's checkpoint cannot be read", extra={"cause": str(error)})
+            with trio.fail_after(self._tempo.answer_seconds):
+                return await threads.run(self._read_checkpoint, abandon_on_cancel=True, limiter=self._one_reader)
+        except (KubeletError, HostError, trio.TooSlowError) as error:
+            log.debug("kubelet's checkpoint cannot be read", extra={"cause": str(error) or "no answer in time"})
             return ()
 
     def _note_failure(self, problem: str) -> None:

@@ -265,7 +265,7 @@ def merged(
         return device.uuid in missing_before or (device.gpu_uuid, device.mig.gi_id) in instances
 
     missing = [device for device in known if device.uuid not in present and not taken_away(device)]
-    everything = sorted([*found, *missing], key=lambda device: device.index)
+    everything = sorted([*found, *missing], key=lambda device: device.place)
     return tuple(everything), frozenset(device.uuid for device in missing)
 
 

@@ -62,7 +62,7 @@ class Holdings:
 
     async def _checkpoint(self) -> tuple[CheckpointEntry, ...] | None:
         try:
-            return await threads.run(self._read_checkpoint)
+            return await threads.run(self._read_checkpoint, abandon_on_cancel=True)
         except (KubeletError, HostError):
             return None
 

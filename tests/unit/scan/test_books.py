@@ -1,11 +1,13 @@
 """Reading kubelet's books: when, how often, and what a reading says of its own age."""
 
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import trio
 import trio.testing
 
+from mortalgpu.kubelet.base import CheckpointEntry
 from mortalgpu.latest import Latest
 from mortalgpu.model.pod import Assignment
 from mortalgpu.scan.books import Books, BooksTempo
@@ -54,6 +56,34 @@ async def test_a_reading_carries_the_pods_as_known_when_it_began(autojump_clock:
     assert books.reading is not None
     assert list(books.reading.view.pods) == [pod(1).uid]
     assert books.reading.assignments == kubelet.books
+
+
+async def test_a_checkpoint_on_a_disk_that_hangs_is_done_without() -> None:
+    released, reading = threading.Event(), 0
+
+    def read_checkpoint() -> tuple[CheckpointEntry, ...]:
+        nonlocal reading
+        reading += 1
+        released.wait(30)
+        return ()
+
+    kubelet = ScriptedKubelet()
+    kubelet.books = (holds("pod-1", *ids("GPU-a", 0)),)
+    tempo = BooksTempo(period_seconds=0.01, gap_seconds=0.01, answer_seconds=0.1)
+    books = Books(kubelet, Latest(view(pod(1))), SimulatedClock(), tempo, read_checkpoint)
+    try:
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(books.keep)
+                while books.readings < 3:
+                    await trio.sleep(0.01)
+                nursery.cancel_scope.cancel()
+    finally:
+        released.set()
+    assert books.reading is not None
+    assert books.reading.assignments == kubelet.books
+    assert not books.trouble
+    assert reading == 1
 
 
 async def test_what_kubelet_says_again_is_kept_once(autojump_clock: trio.testing.MockClock) -> None:

@@ -1,5 +1,6 @@
 """Which shares may still be held: every witness counts, and silence is not an answer."""
 
+import threading
 from collections.abc import Mapping
 
 import pytest
@@ -114,3 +115,20 @@ async def test_asking_can_be_cancelled(autojump_clock: trio.testing.MockClock) -
     with trio.move_on_after(1) as scope:
         await books.holdings.held()
     assert scope.cancelled_caught
+
+
+async def test_who_asks_can_be_cancelled_while_a_disk_hangs() -> None:
+    released = threading.Event()
+
+    def read_checkpoint() -> tuple[CheckpointEntry, ...]:
+        released.wait(30)
+        return ()
+
+    holdings = Holdings(ScriptedKubelet(), read_checkpoint, trio.current_time)
+    began = trio.current_time()
+    try:
+        with trio.move_on_after(0.05):
+            await holdings.held()
+        assert trio.current_time() - began < 10
+    finally:
+        released.set()
