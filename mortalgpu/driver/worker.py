@@ -2,7 +2,8 @@
 
 Rules:
 1. One hop a verb: the whole of it, for all devices, runs in one worker thread.
-2. A hop that is not back in time is abandoned: its thread keeps a token of the limiter until the driver lets it go.
+2. A hop that is not back in time is abandoned: its thread keeps a token of the limiter until the driver lets it go. One whose
+   caller was cancelled goes on alone, and counts as hanging once its time is over too.
 3. A hop notes which device it is asking. A device on which one hangs is left out of later hops until it returns, so that
    one sick GPU costs the others a single deadline.
 4. When `max_abandoned` hops hang at once, the driver is lost: no further thread is spent on it. Workers that share a set of
@@ -38,7 +39,7 @@ AGAIN_WITHIN_SECONDS = 3.0
 class Hop:
     """One call of a verb, as its thread and the event loop both see it."""
 
-    __slots__ = ("action", "finished", "given_up", "started_at", "uuid")
+    __slots__ = ("action", "finished", "given_up", "hangs_from", "started_at", "uuid")
 
     def __init__(self, action: str) -> None:
         self.action = action
@@ -47,6 +48,8 @@ class Hop:
         self.started_at: float | None = None
         """When its thread began, in seconds of the monotonic clock."""
         self.finished = False
+        self.hangs_from = math.inf
+        """From when on it counts as hanging, on the same clock; only where nobody waits for it any more."""
         self.given_up = Event()
         """Set by the event loop when nobody waits for its result any more: long work may end early."""
 
@@ -87,7 +90,7 @@ class Worker:
     @property
     def abandoned_calls(self) -> int:
         """How many hops hang in the driver at present."""
-        return len(self._abandoned)
+        return len(self._hanging())
 
     async def drain(self) -> None:
         """Let no hop in again, and wait until no thread is inside the driver."""
@@ -97,7 +100,7 @@ class Worker:
 
     def stuck_on(self) -> dict[str, str]:
         """Return the devices on which a hop hangs, and what it was doing there."""
-        return {hop.uuid: hop.action for hop in tuple(self._abandoned) if hop.uuid}
+        return {hop.uuid: hop.action for hop in self._hanging() if hop.uuid}
 
     async def run(self, action: str, work: Callable[[Hop], _T], seconds: float, tries: int = MOST_TRIES) -> _T:
         """Run `work` in a thread and return its result.
@@ -109,8 +112,9 @@ class Worker:
         """
         if self._is_closed:
             raise DriverLost(f"{action}: the driver was closed")
-        if len(self._abandoned) >= self._max_abandoned:
-            raise DriverLost(f"{action}: {len(self._abandoned)} earlier driver calls have not returned ({self._hanging()})")
+        if len(hanging := self._hanging()) >= self._max_abandoned:
+            which = ", ".join(sorted(map(str, hanging)))
+            raise DriverLost(f"{action}: {len(hanging)} earlier driver calls have not returned ({which})")
         last_begins_at = trio.current_time() + AGAIN_WITHIN_SECONDS
         for _ in range(tries):
             hop = Hop(action)
@@ -124,23 +128,26 @@ class Worker:
                     )
             finally:
                 hop.given_up.set()
-            self._abandon(hop)
+                self._abandon(hop, seconds)
+            hop.hangs_from = 0.0
             if (inside := hop.seconds_inside()) is not None and inside < seconds / 2:
                 await trio.sleep(seconds / 2 - inside)
                 inside = hop.seconds_inside()
             is_late = trio.current_time() >= last_begins_at
-            if inside is not None or is_late or self._is_closed or len(self._abandoned) >= self._max_abandoned:
+            if inside is not None or is_late or self._is_closed or self.abandoned_calls >= self._max_abandoned:
                 break
         if hop.started_at is None:
             raise DriverTimeout(f"{hop} could not begin within {seconds:g} s: no thread was free for it")
         cause = "this process gets too little time to run" if inside is None else "the call may still hang in the driver"
         raise DriverTimeout(f"{hop} did not return within {seconds:g} s; {cause}")
 
-    def _abandon(self, hop: Hop) -> None:
+    def _abandon(self, hop: Hop, seconds: float) -> None:
         if hop.started_at is not None:
+            hop.hangs_from = hop.started_at + seconds
             self._abandoned.add(hop)
-        if hop.finished:  # it may have returned between the deadline and the line above
+        if hop.finished:  # it has returned, maybe between the deadline and the line above
             self._abandoned.discard(hop)
 
-    def _hanging(self) -> str:
-        return ", ".join(sorted(str(hop) for hop in tuple(self._abandoned)))
+    def _hanging(self) -> list[Hop]:
+        now = time.monotonic()
+        return [hop for hop in tuple(self._abandoned) if hop.hangs_from <= now]

@@ -197,6 +197,25 @@ async def test_a_long_hop_is_not_made_again_for_longer_than_a_watchdog_bears(
             await worker.run("reading", lambda _: 0, STARVED)
 
 
+async def test_a_cancelled_hop_that_is_still_there_when_its_time_is_over_hangs(release: Event) -> None:
+    worker = Worker(1)
+
+    def work(hop: Hop) -> None:
+        hop.uuid = "GPU-a"
+        release.wait(10)
+
+    with trio.move_on_after(SHORT):
+        await worker.run("reading", work, 2 * SHORT)
+    with trio.fail_after(2):
+        while worker.stuck_on() != {"GPU-a": "reading"}:
+            await trio.sleep(0.005)
+    with pytest.raises(DriverLost, match="1 earlier driver calls have not returned"):
+        await worker.run("adding", lambda _: 2, 1)
+    release.set()
+    await until_none_hangs(worker)
+    assert await worker.run("adding", lambda _: 2, 1) == 2
+
+
 async def test_a_cancelled_hop_gives_way_at_once_and_is_not_counted_as_hanging(release: Event) -> None:
     worker = Worker(2)
 
