@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 
     from mortalgpu.config import Config
 
+_RESERVE = [bytes(2**21)]
+"""Given back before we say what stopped us, where that is want of memory. Never written to, so it takes no page."""
+
+LAST_SECONDS = 30
+"""How long the daemon may take to end, once it has begun to: twice what service managers grant it."""
+
 EX_UNAVAILABLE = 69
 EX_SOFTWARE = 70
 EX_CONFIG = 78
@@ -40,6 +46,8 @@ def mgctl_main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(chosen: "argparse.Namespace") -> int:
+    import signal
+
     from mortalgpu.host import heap
 
     heap.return_freed_memory()
@@ -50,8 +58,22 @@ def _run(chosen: "argparse.Namespace") -> int:
     _occupy_standard_numbers()
     config = _configuration(chosen)
     logs.set_up(verbose=config.log.verbose, as_json=config.log.json)
-    trio.run(daemon.run, config, chosen.config, lambda: _configuration(chosen))
+    try:
+        trio.run(daemon.run, config, chosen.config, lambda: _configuration(chosen), _end_soon)
+    finally:
+        signal.alarm(0)
     return 0
+
+
+def _end_soon() -> None:
+    """Let the kernel end us where we do not come to our end: a thread hangs, or its answer was lost for want of memory.
+
+    A daemon that neither works nor ends would be the worst: nobody starts it again.
+    """
+    import signal
+
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(LAST_SECONDS)
 
 
 def _occupy_standard_numbers() -> None:
@@ -124,6 +146,7 @@ def _guarded(face: Callable[["argparse.Namespace"], int], chosen: "argparse.Name
     except BrokenPipeError:
         return EX_SOFTWARE
     except Exception as error:
+        _RESERVE.clear()
         cause = _only(error)
         code = _exit_code(cause)
         if code == EX_SOFTWARE or not isinstance(cause, errors.MortalGpuError):
@@ -138,10 +161,17 @@ def _guarded(face: Callable[["argparse.Namespace"], int], chosen: "argparse.Name
 
 
 def _only(error: BaseException) -> BaseException:
-    """Return the one error in a group (a nursery wraps what ends it); of several with one exit code, none a bug, the first."""
-    from mortalgpu.errors import leaves
+    """Return the one error in a group (a nursery wraps what ends it); of several with one exit code, none a bug, the first.
+
+    What happens to a program without memory is no bug of its own, whatever else it then runs into.
+    """
+    from mortalgpu.errors import HostError, leaves
 
     found = leaves(error)
+    if any(isinstance(each, MemoryError) or isinstance(each.__cause__, MemoryError) for each in found):
+        return HostError(
+            "no memory is left for this process; raise the limit of its unit or container, or of its address space"
+        )
     codes = {_exit_code(each) for each in found}
     return found[0] if len(found) == 1 or (len(codes) == 1 and EX_SOFTWARE not in codes) else error
 

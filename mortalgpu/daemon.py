@@ -13,7 +13,7 @@ configuration again.
 import gc
 import logging
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -44,10 +44,11 @@ READY_SECONDS = 5.0
 """How long the service manager, which blocks for a second at most, may take to hear that we are ready."""
 
 
-async def run(config: Config, path: str = "", read: Read | None = None) -> None:
+async def run(config: Config, path: str = "", read: Read | None = None, on_ending: Callable[[], object] = lambda: None) -> None:
     """Run the daemon on this machine until a signal. Raises ConfigError, DriverError or HostError when it cannot.
 
-    `read` reads the configuration again, at SIGHUP and when the file at `path` has changed.
+    `read` reads the configuration again, at SIGHUP and when the file at `path` has changed. `on_ending` is called when the
+    services begin to end, whatever the reason: from then on it is a matter of seconds.
     """
     check_socket_directory(config.kubelet.device_plugin_dir)
     for problem in blind_spots():
@@ -59,12 +60,14 @@ async def run(config: Config, path: str = "", read: Read | None = None) -> None:
         with trio.open_signal_receiver(signal.SIGHUP) as hang_ups, stopping:
             in_force, facts = InForce(config), Facts()
             async with only_one(Path(config.state_path)), real_ports(config, in_force.resources) as ports:
-                async with services(config, ports, facts, in_force) as take:
+                async with services(config, ports, facts, in_force) as take, trio.open_nursery() as watch:
+                    watch.start_soon(_at_the_end, on_ending)
                     reread = read or (lambda: config)
                     # What is there now stays: the collector need not look at it each time, for tens of milliseconds.
                     gc.collect()
                     gc.freeze()
                     await Reloader(reread, take, in_force.config, facts.reloads, ports.clock).serve(hang_ups, path)
+                    watch.cancel_scope.cancel()
         stopped.cancel()
     log.info("stopped")
 
@@ -116,6 +119,14 @@ async def _take(discovery: Discovery, in_force: InForce, config: Config) -> None
     if config.log != in_force.config.value.log:
         logs.set_up(verbose=config.log.verbose, as_json=config.log.json)
     in_force.follow(config, await wiring.container_mounts(config))
+
+
+async def _at_the_end(call: Callable[[], object]) -> None:
+    """Call when this is cancelled, whoever else does not come to an end."""
+    try:
+        await trio.sleep_forever()
+    finally:
+        call()
 
 
 def _tell_inventory(inventory: Inventory, config: Config) -> None:

@@ -266,8 +266,8 @@ class Session:
         if running.stream.gone:
             return Code.CANCELLED, ""
         outcome = status_of(error)
-        if outcome is None and isinstance(error, HostError):
-            log.error("handler failed", extra={"method": running.call.method, "error": str(error)})
+        if outcome is None and isinstance(error, HostError | MemoryError):
+            log.error("handler failed", extra={"method": running.call.method, "error": str(error) or "out of memory"})
         elif outcome is None:
             log.error("handler failed", extra={"method": running.call.method}, exc_info=error)
         return outcome or (Code.INTERNAL, INTERNAL_TEXT)

@@ -7,6 +7,12 @@ import pytest
 from mortalgpu.__main__ import EX_CONFIG, EX_SOFTWARE, EX_UNAVAILABLE, _guarded
 from mortalgpu.errors import ConfigError, DriverLost, HostError
 
+
+def _because(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
 WRONG = ConfigError("config.log", "is odd")
 FULL, GONE = HostError("no room"), DriverLost("no driver")
 ENDINGS = {
@@ -19,6 +25,8 @@ ENDINGS = {
     "machine and driver": (ExceptionGroup("", [FULL, GONE]), EX_UNAVAILABLE),
     "two kinds": (ExceptionGroup("", [FULL, WRONG]), EX_SOFTWARE),
     "a bug among them": (ExceptionGroup("", [FULL, KeyError("x")]), EX_SOFTWARE),
+    "no memory, and what came of it": (ExceptionGroup("", [KeyError("x"), MemoryError()]), EX_UNAVAILABLE),
+    "no memory for the loop itself": (_because(RuntimeError("internal error"), MemoryError()), EX_UNAVAILABLE),
     "two bugs": (ExceptionGroup("", [ValueError("y"), KeyError("x")]), EX_SOFTWARE),
 }
 

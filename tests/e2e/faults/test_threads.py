@@ -1,5 +1,6 @@
 """No more threads: a pids cgroup that is full, at the start, and while a GPU hangs. Those that there are take turns."""
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mortalgpu.__main__ import LAST_SECONDS
 from mortalgpu.simulation.driver import partition_uuid
 from tests.campaign import Tally
 from tests.e2e.daemon import EXAMPLE_COUNTS, SHARED
@@ -99,3 +101,21 @@ def test_no_thread_and_a_gpu_that_hangs_take_neither_the_limit_nor_the_other_gpu
     rig.sound()
     assert rig.daemon.pid == pid
     assert rig.manager.registrations.made == made
+
+
+@pytest.mark.timeout(180)
+def test_a_thread_that_never_comes_back_does_not_keep_a_daemon_from_its_end(rig: Rig, long_form: bool, tally: Tally) -> None:
+    if not long_form:
+        pytest.skip("it takes half a minute; the long form has the time")
+    state = rig.daemon.folder / "state"
+    os.mkfifo(state / f".layout.json.{rig.daemon.pid}")  # Where the layout is written first: nobody reads it.
+    config = json.loads((rig.daemon.folder / "config.json").read_text())
+    config["deviceSharing"][2]["metagpusPerGpu"] = 100
+    (rig.daemon.folder / "config.json").write_text(json.dumps(config))
+    tally.add("faults of the environment")
+    quiet(6)  # It looks at its file every two seconds.
+    process = rig.daemon.process
+    assert process is not None
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.wait(LAST_SECONDS + 30) == -signal.SIGALRM
+    rig.check_tenants()
