@@ -11,6 +11,7 @@ ContainerAllocateResponse in base64.
 
 import base64
 import binascii
+import sys
 from collections.abc import Container
 from pathlib import Path
 
@@ -86,9 +87,8 @@ def _entries(text: bytes) -> list[_Entry]:
 
 def _ids(entry: _Entry) -> tuple[str, ...]:
     ids = entry.device_i_ds
-    if isinstance(ids, dict):
-        return tuple(text for of_node in ids.values() for text in of_node)
-    return tuple(ids or ())
+    found = [text for of_node in ids.values() for text in of_node] if isinstance(ids, dict) else ids or []
+    return tuple(map(sys.intern, found))
 
 
 def _variable(entry: _Entry, variable: str) -> str:

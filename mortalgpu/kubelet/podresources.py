@@ -4,6 +4,7 @@ Each question takes a connection of its own. That costs about a millisecond on a
 alive, to notice dying, or to open again: a kubelet that was restarted between two questions makes no difference.
 """
 
+import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -65,12 +66,15 @@ def _assignments(listed: ListPodResourcesResponse, resources: Collection[str]) -
 
 
 def _held(container: ContainerResources, resources: Collection[str]) -> dict[str, tuple[str, ...]]:
-    """Gather ids by resource: new kubelets give an entry per id and NUMA node, so an id may come twice; old ones group them."""
+    """Gather ids by resource: new kubelets give an entry per id and NUMA node, so an id may come twice; old ones group them.
+
+    The ids are interned: one text of an id serves every list of it, the checkpoint's too.
+    """
     held: dict[str, list[str]] = {}
     for devices in container.devices:
         if devices.resource_name in resources:
             held.setdefault(devices.resource_name, []).extend(devices.device_ids)
-    return {resource: tuple(sorted(set(ids))) for resource, ids in held.items() if ids}
+    return {resource: tuple(map(sys.intern, sorted(set(ids)))) for resource, ids in held.items() if ids}
 
 
 def _names(found: Assignment) -> tuple[str, str, str]:
