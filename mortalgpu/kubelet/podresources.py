@@ -58,11 +58,11 @@ class PodResources:
 
 def _assignments(listed: ListPodResourcesResponse, resources: Collection[str]) -> Iterator[Assignment]:
     for pod in listed.pod_resources:
-        held = {container.name: _held(container, resources) for container in pod.containers}
-        if any(held.values()):
-            for container in pod.containers:
-                if held[container.name] or not container.devices:
-                    yield Assignment(pod.name, pod.namespace, container.name, held[container.name])
+        found = [(container, _held(container, resources)) for container in pod.containers]
+        if any(held for _, held in found):
+            for container, held in found:
+                if held or not container.devices:
+                    yield Assignment(pod.name, pod.namespace, container.name, held)
 
 
 def _held(container: ContainerResources, resources: Collection[str]) -> dict[str, tuple[str, ...]]:

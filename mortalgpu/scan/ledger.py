@@ -259,10 +259,14 @@ def _owners(entries: Iterable[Entry | None]) -> dict[str, Name | None]:
 
 
 def _held(meta_devices: Mapping[str, tuple[str, ...]]) -> tuple[HeldOn, ...]:
-    """Group ids by device; an id listed twice is held once."""
+    """Group ids by device; an id listed twice is held once, also where two resources claim it."""
     groups: dict[tuple[str, str], dict[str, int]] = {}
+    seen: set[str] = set()
     for resource, ids in meta_devices.items():
         for text in ids:
+            if text in seen:
+                continue
+            seen.add(text)
             try:
                 uuid, number = parse_id(text)
             except UnknownMetaDevice:

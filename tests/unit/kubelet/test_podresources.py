@@ -99,6 +99,14 @@ async def test_two_resources_of_one_container_stay_apart(tmp_path: Path) -> None
     assert (await ask(tmp_path / "k.sock", both))[0].meta_devices == {OURS: ("g::0",), "mortalgpu/a100": ("h::0",)}
 
 
+async def test_a_name_that_a_pod_has_twice_is_told_twice(tmp_path: Path) -> None:
+    """What they hold differs: whoever decides must see that, and not the last of them for both."""
+    twice = pod("p", main=[held(OURS, "g::0", "g::1")])
+    twice.containers.append(wire.ContainerResources(name="main", devices=[held(OURS, "g::2")]))
+    found = await ask(tmp_path / "k.sock", twice)
+    assert [each.meta_devices for each in found] == [{OURS: ("g::0", "g::1")}, {OURS: ("g::2",)}]
+
+
 async def test_an_answer_far_above_four_mebibytes_is_taken(tmp_path: Path) -> None:
     ids = [f"GPU-{number:032d}::{number}" for number in range(5000)]
     many = [pod(f"p{number}", main=[held(OURS, *ids)]) for number in range(50)]

@@ -1,5 +1,7 @@
 """The ledger: when it is certain what a container holds, and for how long it stays so."""
 
+from dataclasses import replace
+
 import pytest
 
 from mortalgpu.kubelet.base import CheckpointEntry
@@ -225,3 +227,12 @@ def test_ids_that_are_no_meta_devices_are_not_counted_and_a_repeated_id_counts_o
     assert binding is not None
     assert binding.entry is not None
     assert binding.entry.held[0].meta_devices == ("GPU-a::0", "GPU-a::9", "GPU-a::10")
+
+
+def test_an_id_that_two_resources_claim_is_worth_one_share() -> None:
+    world = world_with_one_pod()
+    (once,) = world.assignments
+    (held,) = once.meta_devices.values()
+    world.assignments = (replace(once, meta_devices={**once.meta_devices, "another/resource": held}),)
+    world.settle()
+    assert shares_of(bound(world)) == len(held) == 2
