@@ -23,7 +23,8 @@ LIST = "/v1.PodResourcesLister/List"
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 """kubelet's own clients take 16 MiB; thousands of shares in every container may need more."""
 
-DEADLINE_SECONDS = 5.0
+DEADLINE_SECONDS = 20.0
+"""As long as the most patient of those who ask."""
 
 
 class PodResources:

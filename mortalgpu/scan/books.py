@@ -29,12 +29,16 @@ ReadCheckpoint = Callable[[], tuple[CheckpointEntry, ...]]
 
 @dataclass(frozen=True, slots=True)
 class BooksTempo:
-    """Seconds: between two readings at the latest and at the earliest, the longest pause after failures, and kubelet's time."""
+    """Seconds: between two readings at the latest and at the earliest, the longest pause after failures, and kubelet's time.
+
+    kubelet is given more time, up to the longest, once it was late: what a slow one says is as true as what a quick one says.
+    """
 
     period_seconds: float = 5.0
     gap_seconds: float = 0.2
     longest_pause_seconds: float = 5.0
     answer_seconds: float = 2.0
+    longest_answer_seconds: float = 20.0
 
 
 class Books:
@@ -62,6 +66,7 @@ class Books:
         self._tempo = tempo
         self._wanted = trio.Event()
         self._pause = tempo.gap_seconds
+        self._patience = tempo.answer_seconds
 
     def want(self) -> None:
         """Ask for a new reading as soon as the tempo allows. Never blocks."""
@@ -81,11 +86,17 @@ class Books:
     async def _read(self) -> None:
         began_at, view = self._clock.monotonic(), self._pods.value
         try:
-            with trio.fail_after(self._tempo.answer_seconds):
+            with trio.fail_after(self._patience):
                 assignments = await self._kubelet.assignments()
-        except (KubeletError, trio.TooSlowError) as error:
-            self._note_failure(str(error) or f"no answer within {self._tempo.answer_seconds:g} s")
+        except KubeletError as error:
+            self._note_failure(str(error))
             return
+        except trio.TooSlowError:
+            self._note_failure(f"no answer within {self._patience:g} s")
+            self._patience = min(2 * self._patience, self._tempo.longest_answer_seconds)
+            return
+        took = self._clock.monotonic() - began_at
+        self._patience = min(max(self._tempo.answer_seconds, 2 * took), self._tempo.longest_answer_seconds)
         if self.trouble:
             log.info("kubelet tells its assignments again", extra={"attempts": self.failures})
         self.reading = self._reading(assignments, began_at, view, await self._checkpoint())

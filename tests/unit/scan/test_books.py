@@ -17,10 +17,14 @@ from tests.unit.scan.node import ScriptedKubelet
 
 
 class _SlowKubelet(ScriptedKubelet):
-    """Takes a second for each answer."""
+    """Takes a second for each answer, or as long as it is told."""
+
+    def __init__(self, seconds: float = 1.0) -> None:
+        super().__init__()
+        self.seconds = seconds
 
     async def assignments(self) -> tuple[Assignment, ...]:
-        await trio.sleep(1)
+        await trio.sleep(self.seconds)
         return await super().assignments()
 
 
@@ -145,3 +149,23 @@ async def test_an_answer_that_does_not_come_is_given_up_on(autojump_clock: trio.
     async with keeping(kubelet, BooksTempo(answer_seconds=2.0)) as books:
         assert "no answer within 2 s" in books.trouble
         assert books.failures == 1
+
+
+async def test_a_kubelet_that_is_slow_is_given_the_time_it_takes(autojump_clock: trio.testing.MockClock) -> None:
+    """One that always takes nine seconds would else never be heard, and no new container held."""
+    kubelet = _SlowKubelet(9.0)
+    async with keeping(kubelet) as books:
+        assert "no answer within 2 s" in books.trouble
+        await trio.sleep(40)
+        assert books.trouble == ""
+        before, failures = books.readings, books.failures
+        assert before
+        await trio.sleep(60)
+        assert books.readings >= before + 4
+        assert books.failures == failures
+        kubelet.seconds = 0.0
+        await trio.sleep(30)
+        kubelet.hanging = True
+        kubelet.seconds = 0.0
+        await trio.sleep(8)
+        assert "no answer within 2 s" in books.trouble, "back to its usual pace it is waited for no longer than usual"
