@@ -35,6 +35,7 @@ from mortalgpu.scan.health import (
     after_policy,
     after_probes,
     after_reopening,
+    fault_of_missing,
     judge,
 )
 from mortalgpu.scan.settling import AskHeld, Settling
@@ -185,7 +186,7 @@ class Discovery:
                 self._on_driver_trouble(error)
                 continue
             self._on_driver_answer()
-            self._on_probes({**probes, **{uuid: Fault("GPU is gone from the driver's list", True) for uuid in self._missing}})
+            self._on_probes({**probes, **{uuid: fault_of_missing(probes.get(uuid)) for uuid in self._missing}})
 
     def _on_driver_answer(self) -> None:
         if self._driver_silent:

@@ -82,6 +82,14 @@ def after_event(
     return after
 
 
+def fault_of_missing(probe: Fault | None) -> Fault:
+    """Return the fault of a device that the last enumeration did not find, by what its probe says.
+
+    Only one that the driver does not know any more is gone: it may be left out also because a call to it hangs, or failed.
+    """
+    return Fault("GPU is gone from the driver's list", lost=probe is not None) if probe is None or probe.lost else probe
+
+
 def after_probes(
     troubles: Troubles, probes: Mapping[str, Fault | None], now: float, monotonic: float, quiet_seconds: float
 ) -> Troubles:

@@ -1,5 +1,6 @@
 """Devices that come, go, fail and return. All in virtual time."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from mortalgpu.errors import ConfigError, DriverError, DriverTimeout
-from mortalgpu.model.device import HealthEvent
+from mortalgpu.model.device import Device, Fault, HealthEvent
 from mortalgpu.scan.discovery import Discovery, merged
 from mortalgpu.sharing.layout import Held, LayoutEntry
 from mortalgpu.sharing.rules import ShareRule
@@ -58,6 +59,33 @@ async def test_a_gpu_that_vanishes_from_the_list_is_sick_and_not_gone(node: Node
         await trio.sleep(3600)
         assert node.shares()[V100] == 10
         node.driver.add(device)
+        await until_sick(node, set(), 2)
+
+
+@pytest.mark.parametrize("silent", [Fault("does not answer: probing has not returned"), None], ids=["hangs", "answers"])
+async def test_a_gpu_that_was_left_out_of_the_list_for_a_while_was_not_reset(
+    node: Node, silent: Fault | None, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with node.running():
+        node.driver.push_event(HealthEvent("xid", V100, 79))
+        await until_sick(node, {V100}, 1)
+        everything = await node.driver.devices()
+
+        async def without_it() -> tuple[Device, ...]:
+            return everything[1:]
+
+        async def silence(uuids: Sequence[str]) -> Mapping[str, Fault | None]:
+            return {uuid: silent if uuid == V100 else None for uuid in uuids}
+
+        with monkeypatch.context() as patched:
+            patched.setattr(node.driver, "devices", without_it)
+            patched.setattr(node.driver, "probe", silence)
+            await trio.sleep(30)
+        await trio.sleep(600)
+        assert node.inventory.health_of(V100).reason == "XID 79"
+        node.driver.lose(V100)
+        await trio.sleep(30)
+        node.driver.restore(V100)
         await until_sick(node, set(), 2)
 
 
