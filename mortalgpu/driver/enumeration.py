@@ -10,16 +10,12 @@ slot, the partitions that were known and not found are still there.
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
 import pynvml
 
-from mortalgpu.driver.readings import Handle, offered, read_memory
+from mortalgpu.driver.readings import Handle, offered, reached, read_memory
 from mortalgpu.driver.translate import NvmlError, fault_of
 from mortalgpu.model.device import Device, MigPlacement
-
-_T = TypeVar("_T")
-
 
 EMPTY_SLOT = (pynvml.NVML_ERROR_NOT_FOUND, pynvml.NVML_ERROR_INVALID_ARGUMENT)
 """What the driver says of a slot in which no partition lies."""
@@ -51,28 +47,17 @@ def enumerate_devices(
     return found
 
 
-def _reached(call: Callable[..., _T], *arguments: Any) -> _T | None:
-    """Return the call's answer, or None for a device that does not answer, or not with text. Raises DriverLost."""
-    try:
-        return call(*arguments)
-    except UnicodeDecodeError:
-        return None
-    except NvmlError as error:
-        fault_of(error)
-        return None
-
-
 def _gpu_and_partitions(
     index: int, sysfs: Path, stuck: Collection[str], note: Callable[[str], None], known_partitions: Iterable[Device]
 ) -> Iterator[Found]:
-    handle = _reached(pynvml.nvmlDeviceGetHandleByIndex, index)
-    uuid = _reached(pynvml.nvmlDeviceGetUUID, handle) if handle is not None else None
+    handle = reached(pynvml.nvmlDeviceGetHandleByIndex, index)
+    uuid = reached(pynvml.nvmlDeviceGetUUID, handle) if handle is not None else None
     # One in which a call hangs since before the driver was opened anew is known by no index yet.
     if uuid is None or uuid in stuck:
         return
     note(uuid)
     known = [device for device in known_partitions if device.gpu_uuid == uuid]
-    gpu = _reached(_read_gpu, handle, uuid, index, sysfs, bool(known))
+    gpu = reached(_read_gpu, handle, uuid, index, sysfs, bool(known))
     if gpu is not None:
         yield Found(gpu, handle)
         if gpu.mig_mode:
@@ -81,7 +66,7 @@ def _gpu_and_partitions(
 
 
 def _read_gpu(handle: Handle, uuid: str, index: int, sysfs: Path, was_cut: bool) -> Device:
-    pci = _reached(pynvml.nvmlDeviceGetPciInfo, handle)
+    pci = reached(pynvml.nvmlDeviceGetPciInfo, handle)
     bus_id = str(pci.busId) if pci is not None else ""
     # Essential: a GPU of unknown mode could be offered whole while it is cut into partitions. One that was cut knows the word.
     mig_mode = pynvml.nvmlDeviceGetMigMode(handle) if was_cut else offered(pynvml.nvmlDeviceGetMigMode, handle)
@@ -90,7 +75,7 @@ def _read_gpu(handle: Handle, uuid: str, index: int, sysfs: Path, was_cut: bool)
         index=index,
         model=pynvml.nvmlDeviceGetName(handle),
         memory_bytes=read_memory(handle).total_bytes,
-        minor=_reached(pynvml.nvmlDeviceGetMinorNumber, handle),
+        minor=reached(pynvml.nvmlDeviceGetMinorNumber, handle),
         numa_node=_numa_node(handle, bus_id, sysfs),
         pci_bus_id=bus_id,
         mig_mode=mig_mode is not None and mig_mode[0] == pynvml.NVML_DEVICE_MIG_ENABLE,
@@ -98,7 +83,7 @@ def _read_gpu(handle: Handle, uuid: str, index: int, sysfs: Path, was_cut: bool)
 
 
 def _partitions(gpu: Device, handle: Handle, known: Iterable[Device]) -> list[Found]:
-    slots = _reached(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle)
+    slots = reached(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle)
     found: list[Found] = []
     is_certain = slots is not None
     for slot in range(slots or 0):
@@ -108,7 +93,7 @@ def _partitions(gpu: Device, handle: Handle, known: Iterable[Device]) -> list[Fo
             fault_of(error)
             is_certain = is_certain and error.value in EMPTY_SLOT
             continue
-        partition = _reached(_read_partition, mig, gpu)
+        partition = reached(_read_partition, mig, gpu)
         if partition is None:
             is_certain = False
         else:
@@ -130,7 +115,7 @@ def _read_partition(handle: Handle, gpu: Device) -> Device:
         parent_uuid=gpu.uuid,
         gi_id=pynvml.nvmlDeviceGetGpuInstanceId(handle),
         ci_id=pynvml.nvmlDeviceGetComputeInstanceId(handle),
-        profile=profile_in(_reached(pynvml.nvmlDeviceGetName, handle) or ""),
+        profile=profile_in(reached(pynvml.nvmlDeviceGetName, handle) or ""),
     )
     return Device(
         uuid=pynvml.nvmlDeviceGetUUID(handle),
@@ -159,7 +144,7 @@ def _numa_node(handle: Handle, bus_id: str, sysfs: Path) -> int | None:
     try:
         node = int((sysfs / "bus/pci/devices" / sysfs_name(bus_id) / "numa_node").read_text(encoding="ascii"))
     except (OSError, ValueError):
-        answer: int | None = _reached(pynvml.nvmlDeviceGetNumaNodeId, handle)
+        answer: int | None = reached(pynvml.nvmlDeviceGetNumaNodeId, handle)
         node = -1 if answer is None else answer
     return node if node >= 0 else None
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import pynvml
 
-from mortalgpu.driver.readings import NO_INSTANCE, Handle
+from mortalgpu.driver.readings import NO_INSTANCE, Handle, reached
 from mortalgpu.driver.translate import DEVICE_IS_GONE, NOT_OFFERED, NvmlError, fault_of
 from mortalgpu.model.device import Device, HealthEvent
 
@@ -79,17 +79,7 @@ class EventSet:
             if not self._drop_lost():
                 raise
             return
-        self._ready += events_of(data, self._uuid_of(data.device), devices)
-
-    def _uuid_of(self, handle: Handle) -> str | None:
-        try:
-            uuid: str = pynvml.nvmlDeviceGetUUID(handle)
-        except UnicodeDecodeError:
-            return None
-        except NvmlError as error:
-            fault_of(error)
-            return None
-        return uuid
+        self._ready += events_of(data, reached(pynvml.nvmlDeviceGetUUID, data.device), devices)
 
     def _drop_lost(self) -> bool:
         """Report the GPUs that are gone and start a set of the others; False when every one of them answers."""

@@ -6,12 +6,14 @@ caller knows which device it asked. All ones ("not available") is unknown, never
 
 import time
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import pynvml
 
-from mortalgpu.driver.translate import DRIVER_IS_GONE, NOT_OFFERED, NvmlError
+from mortalgpu.driver.translate import DRIVER_IS_GONE, NOT_OFFERED, NvmlError, fault_of
 from mortalgpu.model.device import GpuProcess, Memory, Utilization
+
+_T = TypeVar("_T")
 
 Handle: TypeAlias = Any
 """The binding's handle of a device, good until the device goes."""
@@ -41,6 +43,17 @@ def offered(call: Callable[..., Any], *arguments: Any) -> Any:
         if error.value in NOT_OFFERED:
             return None
         raise
+
+
+def reached(call: Callable[..., _T], *arguments: Any) -> _T | None:
+    """Return the call's answer, or None for a device that does not answer, or not with text. Raises DriverLost."""
+    try:
+        return call(*arguments)
+    except UnicodeDecodeError:
+        return None
+    except NvmlError as error:
+        fault_of(error)
+        return None
 
 
 def read_memory(handle: Handle) -> Memory:

@@ -4,9 +4,9 @@ A handler ends by returning, by an error (the table in `status` says what the ca
 at its deadline, or when its caller is gone. It must reach a checkpoint now and then for that.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
@@ -120,6 +120,6 @@ def bidirectional(request_class: type[Request], handler: Callable[[Receive[Reque
     return Method(carry_out, bounded=False)
 
 
-def methods_by_path(services: Any) -> dict[str, Method]:
+def methods_by_path(services: Iterable[Service]) -> dict[str, Method]:
     """Flatten services into one table keyed /service/method."""
     return {f"/{service.name}/{name}": method for service in services for name, method in service.methods.items()}
