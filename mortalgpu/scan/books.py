@@ -67,6 +67,8 @@ class Books:
         self._wanted = trio.Event()
         self._pause = tempo.gap_seconds
         self._patience = tempo.answer_seconds
+        self._failed_attempts = 0
+        """Since kubelet last answered."""
 
     def want(self) -> None:
         """Ask for a new reading as soon as the tempo allows. Never blocks."""
@@ -98,10 +100,10 @@ class Books:
         took = self._clock.monotonic() - began_at
         self._patience = min(max(self._tempo.answer_seconds, 2 * took), self._tempo.longest_answer_seconds)
         if self.trouble:
-            log.info("kubelet tells its assignments again", extra={"attempts": self.failures})
+            log.info("kubelet tells its assignments again", extra={"attempts": self._failed_attempts})
         self.reading = self._reading(assignments, began_at, view, await self._checkpoint())
         self.readings += 1
-        self.trouble = ""
+        self.trouble, self._failed_attempts = "", 0
         self._pause = self._tempo.gap_seconds
 
     def _reading(
@@ -127,6 +129,7 @@ class Books:
 
     def _note_failure(self, problem: str) -> None:
         self.failures += 1
+        self._failed_attempts += 1
         self._pause = min(self._tempo.longest_pause_seconds, self._pause * 2)
         if not self.trouble:
             log.warning("kubelet does not tell its assignments; going on with what is known", extra={"cause": problem})

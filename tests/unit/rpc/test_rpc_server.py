@@ -230,7 +230,8 @@ async def _watch_until_lost(path: str, task_status: trio.TaskStatus[list[str]]) 
     async with open_channel(path) as channel:
         async with channel.stream(WATCH, Note(), Note) as answers:
             await answers.receive()
-            with pytest.raises(Unavailable, match="closed the connection"):
+            # Broken, where what was sent to it last had not been read when it ended.
+            with pytest.raises(Unavailable, match=r"closed the connection|the connection broke"):
                 await answers.receive()
     seen.append("lost")
 

@@ -1,9 +1,11 @@
 """Reading kubelet's books: when, how often, and what a reading says of its own age."""
 
+import logging
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
 import trio
 import trio.testing
 
@@ -169,3 +171,18 @@ async def test_a_kubelet_that_is_slow_is_given_the_time_it_takes(autojump_clock:
         kubelet.seconds = 0.0
         await trio.sleep(8)
         assert "no answer within 2 s" in books.trouble, "back to its usual pace it is waited for no longer than usual"
+
+
+async def test_the_log_tells_how_often_kubelet_was_asked_in_vain(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    kubelet = ScriptedKubelet()
+    async with keeping(kubelet, BooksTempo(gap_seconds=1, period_seconds=1, longest_pause_seconds=1)) as books:
+        for seconds in (3, 2):
+            kubelet.down = True
+            await trio.sleep(seconds + 0.5)
+            kubelet.down = False
+            await trio.sleep(3)
+    assert books.failures == 5
+    assert [vars(record)["attempts"] for record in caplog.records if "again" in record.message] == [3, 2]
