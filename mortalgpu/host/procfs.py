@@ -10,8 +10,10 @@ Nothing here holds state, knows trio, or decides what a process may do.
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 
 from mortalgpu.errors import HostError
 from mortalgpu.host.cgroup import container_of
@@ -25,6 +27,8 @@ _FIRST_READ_BYTES = 8 * 1024
 _CGROUP_BYTES = 256 * 1024
 _COMMAND_BYTES = 4 * (TEXT_LIMIT + 1)
 _PASSWD_BYTES = 16 * 1024 * 1024
+_THREADS_ASKED = 32
+"""How many threads speak for a dead first one: they are where their process is, or below, so that one would do."""
 _LONGEST_NUMBER = 20
 """Digits of the largest number the kernel prints."""
 
@@ -113,25 +117,26 @@ def container_of_threads(root: str, pid: int) -> ContainerRef | None:
     """Return the container of a process whose first thread is dead, as its living threads tell it; None if they differ.
 
     In a v1 hierarchy the kernel shows a dead thread in the root cgroup, so that a tenant could step out of its container
-    by ending the first thread of a process that goes on holding memory. The dead one itself is not asked.
+    by ending the first thread of a process that goes on holding memory. The dead one itself is not asked, and of the living
+    no more than are enough: of a hundred thousand, all asked, everybody else's scan would come late.
     """
-    named = {container_of(text) for text in _thread_cgroups(root, pid)} - {None}
+    with closing(_thread_cgroups(root, pid)) as texts:
+        named = set(islice((found for text in texts if (found := container_of(text)) is not None), _THREADS_ASKED))
     return named.pop() if len(named) == 1 else None
 
 
-def _thread_cgroups(root: str, pid: int) -> Iterator[bytes]:
+def _thread_cgroups(root: str, pid: int) -> Generator[bytes]:
     try:
-        threads = os.listdir(f"{root}/{pid}/task")
+        with os.scandir(f"{root}/{pid}/task") as threads:
+            for thread in threads:
+                if int(thread.name) == pid or (descriptor := open_cgroup(root, pid, int(thread.name))) is None:
+                    continue
+                try:
+                    yield read_cgroup(descriptor) or b""
+                finally:
+                    os.close(descriptor)
     except OSError as error:
         _raise_unless_gone(error, f"{root}/{pid}/task")
-        return
-    for thread in threads:
-        if int(thread) == pid or (descriptor := open_cgroup(root, pid, int(thread))) is None:
-            continue
-        try:
-            yield read_cgroup(descriptor) or b""
-        finally:
-            os.close(descriptor)
 
 
 def _read(path: str, limit_bytes: int) -> bytes | None:

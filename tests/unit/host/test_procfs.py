@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from mortalgpu.errors import HostError
 from mortalgpu.host import procfs
+from mortalgpu.model.pod import ContainerRef
 
+POD, ONE, OTHER = "5eed0000-0000-4000-8000-000000000001", "1" * 64, "2" * 64
 REST = b" 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 20 7 0 4242 99 1\n"
 STAT = b"17 (%s) S" + REST
 
@@ -93,6 +95,47 @@ def test_a_process_that_is_gone_reads_as_nothing(tmp_path: Path) -> None:
     assert procfs.read_command(root, 7) is None
     assert procfs.container_of_threads(root, 7) is None
     assert procfs.read_users(str(tmp_path / "passwd")) == {}
+
+
+def threads_in(root: Path, *containers: str) -> str:
+    """Make the folder of process 7's threads, each in a container (empty: in none); return the root."""
+    for number, container in enumerate(containers, start=7):
+        (root / "7" / "task" / str(number)).mkdir(parents=True)
+        path = f"/kubepods/pod{POD}/{container}" if container else "/"
+        (root / "7" / "task" / str(number) / "cgroup").write_text(f"4:pids:{path}\n")
+    return str(root)
+
+
+def test_a_process_of_very_many_threads_takes_no_longer_to_place_than_one_of_a_few(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, opened, open_cgroup = threads_in(tmp_path, *[ONE] * 2000), list[int](), procfs.open_cgroup
+
+    def counted(root: str, pid: int, thread: int | None = None) -> int | None:
+        opened.append(thread or 0)
+        return open_cgroup(root, pid, thread)
+
+    monkeypatch.setattr(procfs, "open_cgroup", counted)
+    assert procfs.container_of_threads(root, 7) == ContainerRef(POD, ONE)
+    assert len(opened) < 50
+    left = [number for number in map(int, os.listdir("/proc/self/fd")) if _leads_into(number, tmp_path)]
+    assert left == []
+
+
+def _leads_into(number: int, folder: Path) -> bool:
+    try:
+        return os.readlink(f"/proc/self/fd/{number}").startswith(str(folder))
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("others", "expected"),
+    [([ONE], ONE), (["", "", ONE], ONE), ([ONE, OTHER], None), (["", ""], None), ([""] * 500 + [ONE], ONE)],
+)
+def test_threads_speak_for_a_dead_first_one_if_they_agree(tmp_path: Path, others: list[str], expected: str | None) -> None:
+    found = procfs.container_of_threads(threads_in(tmp_path, "", *others), 7)
+    assert found == (ContainerRef(POD, expected) if expected else None)
 
 
 def test_a_process_table_that_cannot_be_read_says_what_to_do(tmp_path: Path) -> None:
