@@ -9,6 +9,10 @@
  *   intruder brood MILLISECONDS         stay, and fork a sleeping child as often as that
  *   intruder storm                      exec itself without end
  *   intruder bomb COUNT                 fork so many sleeping children
+ *   intruder orphan                     leave its parent and session, for user, pid and cgroup namespaces of its own
+ *   intruder vfork                      lend its memory to a child that never gives it back
+ *   intruder twin                       share its memory with a child that is no thread
+ *   intruder hydra COUNT                let the first thread end, and so many others live
  *
  * A line on standard output tells what came of it; then it sleeps. What cannot be done is told, and is no success.
  */
@@ -110,11 +114,30 @@ static void *sleeper(void *nothing) {
     return NULL;
 }
 
-static void behead(void) {
+static void behead(int threads) {
+    pthread_attr_t small;
     pthread_t other;
-    if (pthread_create(&other, NULL, sleeper, NULL) != 0) fail("make a thread");
+    pthread_attr_init(&small);
+    pthread_attr_setstacksize(&small, 16384);
+    for (int left = threads; left > 0; left--)
+        if (pthread_create(&other, &small, sleeper, NULL) != 0) fail("make a thread");
     tell("done");
     pthread_exit(NULL);
+}
+
+static void orphan(void) {
+    if (fork() != 0) _exit(0);
+    setsid();
+    if (unshare(CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWCGROUP) != 0) fail("unshare");
+    if (fork() != 0) _exit(0);
+    tell(getpid() == 1 ? "done" : "not the first of its namespace");
+}
+
+static int twin(void *nothing) {
+    (void)nothing;
+    tell("done");
+    stay();
+    return 0;
 }
 
 int main(int argc, char **argv) {
@@ -131,7 +154,16 @@ int main(int argc, char **argv) {
     } else if (!strcmp(mode, "headless")) {
         mount_cgroups("cgroup2", NULL);
         go_to(argv[2], argv[3]);
-        behead();
+        behead(1);
+    } else if (!strcmp(mode, "hydra")) {
+        behead(atoi(argv[2]));
+    } else if (!strcmp(mode, "orphan")) {
+        orphan();
+    } else if (!strcmp(mode, "vfork")) {
+        if (vfork() == 0) twin(NULL);
+    } else if (!strcmp(mode, "twin")) {
+        static char stack[65536] __attribute__((aligned(16)));
+        if (clone(twin, stack + sizeof stack, CLONE_VM | CLONE_FILES | SIGCHLD, NULL) < 0) fail("clone");
     } else if (!strcmp(mode, "below")) {
         mount_own();
         go_to(argv[2], argv[3]);

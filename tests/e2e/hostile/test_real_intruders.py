@@ -109,6 +109,36 @@ def clear_away(path: str) -> None:
                     folder.rmdir()
 
 
+@pytest.mark.parametrize("words", [("orphan",), ("hydra", "3000")], ids=lambda words: words[0])
+def test_who_leaves_its_parents_or_its_first_thread_behind_is_held_as_who_it_is(
+    stage: Stage, folder: Path, tally: Tally, long_form: bool, words: tuple[str, ...]
+) -> None:
+    if not long_form and words[0] != "orphan":
+        pytest.skip("a part of the long form (--campaign long)")
+    with intruding(stage, stage.actor("tenant"), folder, *words) as intrusion:
+        said = intrusion.said()
+        if said != "done":
+            pytest.skip(f"the kernel refuses the attack itself: {said}")
+        held_and_its_victim_lives(stage, intrusion)
+    tally.add("attacks")
+
+
+@pytest.mark.parametrize("mode", ["vfork", "twin"])
+def test_of_two_processes_with_one_memory_the_one_that_the_driver_names_is_ended(
+    stage: Stage, folder: Path, tally: Tally, long_form: bool, mode: str
+) -> None:
+    if not long_form:
+        pytest.skip("a part of the long form (--campaign long)")
+    tenant, victim = stage.actor("tenant"), stage.actor("victim")
+    with intruding(stage, tenant, folder, mode) as intrusion:
+        lender, borrower = eventually("both", lambda: pids if len(pids := intrusion.pids()) == 2 else [], seconds=10)
+        with Life(borrower) as one, Life(lender) as other, Life(victim.pid) as neighbour:
+            with stage.only(one, spared=(other, neighbour)):
+                stage.hold(V100, {borrower: tenant.limit_bytes + 2 * MIB, lender: MIB, victim.pid: victim.limit_bytes})
+            stage.release(lender)
+    tally.add("attacks")
+
+
 @pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
 def test_whatever_a_process_calls_itself_it_is_held_and_shown_on_one_line(
     stage: Stage, folder: Path, tally: Tally, long_form: bool, name: str
