@@ -101,17 +101,22 @@ async def fetch(address: str, path: str) -> str:
 
 
 @asynccontextmanager
-async def sick_node(devices: Sequence[Device], monkeypatch: pytest.MonkeyPatch, **config: Any) -> AsyncIterator[SickNode]:
-    """Run the daemon's services on a node with these devices, each in SHARES shares; `config` overrides sections."""
+async def sick_node(
+    devices: Sequence[Device], monkeypatch: pytest.MonkeyPatch, *, enumerate_seconds: float = 10.0, **config: Any
+) -> AsyncIterator[SickNode]:
+    """Run the daemon's services on a node with these devices, each in SHARES shares; `config` overrides sections.
+
+    `enumerate_seconds` is how long the driver may take to list them.
+    """
     root = Path(tempfile.mkdtemp(prefix="mgs-"))
     state = StateFile(root / "nvml.state", state_of(devices))
     for name, value in state.environment.items():
         monkeypatch.setenv(name, value)
     try:
         kubelet, cluster = SimulatedKubelet(root), SimulatedCluster(MachineClock().now)
-        facts = daemon.Facts()
+        facts, settings = daemon.Facts(), NvmlSettings(str(build()), root, enumerate_seconds=enumerate_seconds)
         ports = daemon.Ports(
-            open_driver=nvml_driver(NvmlSettings(library=str(build()), sysfs=root)),
+            open_driver=nvml_driver(settings),
             processes=SimulatedHost(),
             registrar=KubeletRegistrar(kubelet.device_plugin_dir, OPTIONS),
             assignments=kubelet,

@@ -196,6 +196,26 @@ async def test_while_waiting_for_events_fails_probes_go_on_and_events_are_heard_
         await node.recovers()
 
 
+@pytest.mark.parametrize(("gpu", "hit"), [(GPU_0, (GPU_0,)), (A100_UUID, PARTITIONS)], ids=["whole", "cut"])
+async def test_a_gpu_that_hangs_for_long_leaves_the_others_alone_and_is_not_taken_for_reset(
+    monkeypatch: pytest.MonkeyPatch, gpu: str, hit: tuple[str, ...]
+) -> None:
+    async with sick_node(worked_example(2), monkeypatch, enumerate_seconds=0.5) as node:
+        node.driver.push_event(gpu, data=79)
+        await node.falls_sick(hit)
+        node.driver.add_fault(MEMORY, gpu, hang=0)
+        # Long enough for several enumerations, each of which must not wait for it.
+        with trio.move_on_after(8 * PROBE_SECONDS):
+            while node.sick() == set(hit):
+                await trio.sleep(PROBE_SECONDS / 10)
+        assert node.sick() == set(hit)
+        assert node.facts.driver.reopened == 0
+        node.driver.clear_faults()
+        await trio.sleep(QUIET_SECONDS + 4 * PROBE_SECONDS)
+        assert all("XID 79" in reason for reason in node.reasons().values())
+        assert node.sick() == set(hit)
+
+
 async def test_an_event_wait_that_hangs_leaves_the_probes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     async with sick_node(worked_example(2), monkeypatch) as node:
         node.driver.add_fault(WAIT, hang=0)
