@@ -23,8 +23,8 @@ from tests.e2e.waiting import eventually
 pytestmark = [pytest.mark.e2e, pytest.mark.faults]
 MIB = 1 << 20
 KIB = 1 << 10
-ABRUPT_ENDS = (-signal.SIGABRT, -signal.SIGALRM)
-"""How Python ends where it has no memory to raise an error in, and the daemon where it did not come to its end in time."""
+ABRUPT_ENDS = (-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGALRM)
+"""How Python and its libraries end where no memory is left to raise an error in, and the daemon that did not end in time."""
 TOO_LITTLE_BYTES = 12 * MIB
 """A third of what the daemon needs to start."""
 CGROUPS = Path("/sys/fs/cgroup")
