@@ -200,7 +200,8 @@ async def test_while_waiting_for_events_fails_probes_go_on_and_events_are_heard_
 async def test_a_gpu_that_hangs_for_long_leaves_the_others_alone_and_is_not_taken_for_reset(
     monkeypatch: pytest.MonkeyPatch, gpu: str, hit: tuple[str, ...]
 ) -> None:
-    async with sick_node(worked_example(2), monkeypatch, enumerate_seconds=0.5) as node:
+    often = {"deviceCacheTTL": 1}
+    async with sick_node(worked_example(2), monkeypatch, enumerate_seconds=0.5, deviceManager=often) as node:
         node.driver.push_event(gpu, data=79)
         await node.falls_sick(hit)
         node.driver.add_fault(MEMORY, gpu, hang=0)
