@@ -105,7 +105,12 @@ class NvmlDriver:
             raise
 
     async def close(self) -> None:
-        """Let go of NVML, or leave it when calls still hang in it. Returns within seconds, also when cancelled."""
+        """Let go of NVML, or leave it when calls still hang in it. Returns within seconds, also when cancelled.
+
+        Whoever still asks is told that the driver is lost.
+        """
+        self._worker.close()
+        self._event_worker.close()
         with trio.move_on_after(CLOSE_SECONDS, shield=True):
             if not self.abandoned_calls:
                 await self._worker.drain()

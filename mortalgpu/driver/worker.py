@@ -85,6 +85,7 @@ class Worker:
         self._max_abandoned = max_abandoned
         self._limiter = trio.CapacityLimiter(threads or max_abandoned + SPARE_THREADS)
         self._abandoned: set[Hop] = set() if hanging is None else hanging
+        self._under_way: set[Hop] = set()
         self._is_closed = False
 
     @property
@@ -92,9 +93,15 @@ class Worker:
         """How many hops hang in the driver at present."""
         return len(self._hanging())
 
-    async def drain(self) -> None:
-        """Let no hop in again, and wait until no thread is inside the driver."""
+    def close(self) -> None:
+        """Let no hop in again, and have long work that is under way end early."""
         self._is_closed = True
+        for hop in self._under_way:
+            hop.given_up.set()
+
+    async def drain(self) -> None:
+        """Close, and wait until no thread is inside the driver."""
+        self.close()
         for _ in range(int(self._limiter.total_tokens)):
             await self._limiter.acquire_on_behalf_of(object())
 
@@ -107,7 +114,7 @@ class Worker:
 
         `tries` is 1 for work that must not be done twice, or whose next turn comes anyway. Raises DriverTimeout when it is
         not back after `seconds` (a few times that, or AGAIN_WITHIN_SECONDS, in a process that gets no time to run), DriverLost
-        when too many hang already or after `drain`, and the driver's own errors translated. May be cancelled at any time; the
+        when too many hang already or after `close`, and the driver's own errors translated. May be cancelled at any time; the
         thread then ends unobserved.
         """
         if self._is_closed:
@@ -118,6 +125,7 @@ class Worker:
         last_begins_at = trio.current_time() + AGAIN_WITHIN_SECONDS
         for _ in range(tries):
             hop = Hop(action)
+            self._under_way.add(hop)
             try:
                 with trio.move_on_after(seconds):
                     return await threads.run(
@@ -127,6 +135,7 @@ class Worker:
                         patience_seconds=math.inf,
                     )
             finally:
+                self._under_way.discard(hop)
                 hop.given_up.set()
                 self._abandon(hop, seconds)
             hop.hangs_from = 0.0

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import trio
 
-from mortalgpu.driver.base import OpenDriver
+from mortalgpu.driver.base import GpuDriver, OpenDriver
 from mortalgpu.driver.nvml import NvmlDriver, NvmlSettings, nvml_driver
 from mortalgpu.errors import DriverError, DriverLost, DriverTimeout
 from mortalgpu.model.device import DriverInfo, Fault, Memory
@@ -174,6 +174,28 @@ async def test_closing_does_not_wait_for_calls_that_hang(open_driver: OpenDriver
             await driver.memory(UUIDS)
         started = trio.current_time()
     assert trio.current_time() - started < 0.2
+    machine.clear_faults()
+
+
+async def test_who_waits_for_events_is_told_when_the_driver_is_closed_over_a_hanging_call(
+    open_driver: OpenDriver, machine: StateFile
+) -> None:
+    told = trio.Event()
+
+    async def wait(driver: GpuDriver) -> None:
+        with pytest.raises(DriverLost, match="the driver was closed"):
+            await driver.health_event()
+        told.set()
+
+    async with trio.open_nursery() as nursery:
+        async with open_driver() as driver:
+            await driver.devices()
+            nursery.start_soon(wait, driver)
+            machine.add_fault(MEMORY, hang=0)
+            with pytest.raises(DriverTimeout):
+                await driver.memory(UUIDS)
+        with trio.fail_after(2):
+            await told.wait()
     machine.clear_faults()
 
 
