@@ -77,6 +77,14 @@ def test_no_log_field_hides_one_of_the_record() -> None:
     assert logs.FIELDS & set(logging.makeLogRecord({}).__dict__) == set()
 
 
+@pytest.mark.parametrize("path", OURS, ids=name_of)
+def test_threads_are_wanted_in_one_way(path: Path) -> None:
+    """One that cannot be started is no bug: `mortalgpu/threads.py` waits for it. trio.Path works in threads of its own."""
+    used = {ast.unparse(node) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+    allowed = {"trio.to_thread"} if path.name == "threads.py" else set()
+    assert used & {"trio.to_thread", "trio.Path", "anyio.to_thread"} <= allowed
+
+
 def test_log_events_are_fixed_phrases() -> None:
     loose = [
         (name_of(path), call.lineno)

@@ -2,13 +2,24 @@
 
 import math
 import threading
+from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
 
-from mortalgpu import threads
-from mortalgpu.errors import HostError
+from mortalgpu import threads, wiring
+from mortalgpu.allocator.program import run_program
+from mortalgpu.cluster import session
+from mortalgpu.cluster.access import ApiAccess, read_token
+from mortalgpu.cluster.session import ApiPace, open_session
+from mortalgpu.config import Config
+from mortalgpu.errors import ClusterError, HostError
+from mortalgpu.exporter import http
+from mortalgpu.host.clock import MachineClock
+from mortalgpu.latest import Latest
+from mortalgpu.model.counts import ReloadCounts
+from mortalgpu.reload import Reloader
 
 
 class Kernel:
@@ -113,3 +124,66 @@ async def _allow_after(kernel: Kernel, seconds: float) -> None:
 
 def _raise(error: Exception) -> None:
     raise error
+
+
+# Whoever works in threads: want of one is told in words of ours, or done without.
+
+
+async def test_a_program_that_no_thread_can_start_is_told_as_one_that_cannot_be_started(
+    kernel: Kernel, autojump_clock: trio.testing.MockClock
+) -> None:
+    with pytest.raises(OSError, match="no thread can be started"):
+        await run_program(["/bin/true"], b"", {})
+
+
+async def test_an_api_that_cannot_be_asked_for_want_of_a_thread_is_one_that_does_not_answer(
+    kernel: Kernel, autojump_clock: trio.testing.MockClock, tmp_path: Path
+) -> None:
+    here = ApiAccess("https://api.example.com", None, tmp_path / "token")
+    with pytest.raises(ClusterError, match="no thread can be started"):
+        await read_token(here)
+    with pytest.raises(ClusterError, match="no thread can be started"):
+        async with open_session(here, ApiPace()):
+            pass
+    with pytest.raises(ClusterError, match="can't start new thread"), session._translated(here):
+        await trio.to_thread.run_sync(divmod, 7, 2)  # As the resolver of names does.
+    with pytest.raises(RuntimeError, match="mine"), session._translated(here):
+        raise RuntimeError("mine")
+
+
+async def test_a_configuration_that_no_thread_reads_stays_as_it_was(
+    kernel: Kernel, autojump_clock: trio.testing.MockClock
+) -> None:
+    in_force, counts = Latest(Config()), ReloadCounts()
+    reloader = Reloader(Config, _never, in_force, counts, MachineClock())
+    assert not await reloader.reload()
+    assert (counts.outcomes, in_force.version) == ({"refused": 1}, 0)
+    kernel.refuses = False
+    assert await reloader.reload()
+
+
+async def test_old_versions_of_mgctl_wait_for_a_thread(
+    kernel: Kernel, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    with trio.move_on_after(60):
+        await wiring.keep_mgctl_tidy(Config())
+    assert "old versions of mgctl are kept" in [record.message for record in caplog.records]
+
+
+async def test_a_page_that_no_thread_packs_is_sent_as_it_is(kernel: Kernel, autojump_clock: trio.testing.MockClock) -> None:
+    page = b"mortalgpu " * 100_000
+
+    async def show(_: http.Request) -> http.Answer:
+        return http.Answer(page)
+
+    client, server = trio.testing.memory_stream_pair()
+    await client.send_all(b"GET / HTTP/1.1\r\nHost: here\r\nAccept-Encoding: gzip\r\nConnection: close\r\n\r\n")
+    await http.HttpServer({"/": show}).serve_connection(server)
+    await server.aclose()
+    answer = b"".join([part async for part in client])
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert answer.endswith(page)
+
+
+async def _never(_: Config) -> None:
+    raise AssertionError("there was nothing to take")
