@@ -47,12 +47,16 @@ def no_more_memory(pid: int, spare_bytes: int) -> Iterator[None]:
             resource.prlimit(pid, resource.RLIMIT_AS, before)
 
 
-@pytest.mark.parametrize("spare_bytes", [0, 256 * KIB, MIB, 4 * MIB], ids="{}".format)
-def test_out_of_memory_while_called_ends_in_a_word_and_a_restart_or_in_nothing(
-    rig: Rig, spare_bytes: int, long_form: bool, tally: Tally
-) -> None:
-    if spare_bytes and not long_form:
+@pytest.fixture(params=[0, 256 * KIB, MIB, 4 * MIB])
+def spare_bytes(request: pytest.FixtureRequest, long_form: bool) -> int:
+    if request.param and not long_form:
         pytest.skip("none to spare will do in the short form")
+    return int(request.param)
+
+
+def test_out_of_memory_while_called_ends_in_a_word_and_a_restart_or_in_nothing(
+    spare_bytes: int, rig: Rig, long_form: bool, tally: Tally
+) -> None:
     process, admitted = rig.daemon.process, list[Pod]()
     assert process is not None
     with ExitStack() as clients, no_more_memory(process.pid, spare_bytes):

@@ -53,6 +53,12 @@ def few() -> Iterator[Few]:
         folder.rmdir()
 
 
+@pytest.fixture
+def _time_enough(long_form: bool) -> None:
+    if not long_form:
+        pytest.skip("a part of the long form (--campaign long)")
+
+
 @contextmanager
 def no_more(few: Few, pid: int) -> Iterator[None]:
     """Start no thread of a process for the length of the block."""
@@ -62,6 +68,7 @@ def no_more(few: Few, pid: int) -> Iterator[None]:
     few.allow(None)
 
 
+@pytest.mark.usefixtures("_time_enough")
 def test_a_daemon_that_gets_no_thread_at_its_start_says_so_and_waits(idle: Rig, few: Few, tally: Tally) -> None:
     few.allow(1)
     idle.daemon.before = ("/bin/sh", "-c", f'echo $$ > {few.entrance}; exec "$@"', "sh")
@@ -104,9 +111,8 @@ def test_no_thread_and_a_gpu_that_hangs_take_neither_the_limit_nor_the_other_gpu
 
 
 @pytest.mark.timeout(180)
-def test_a_thread_that_never_comes_back_does_not_keep_a_daemon_from_its_end(rig: Rig, long_form: bool, tally: Tally) -> None:
-    if not long_form:
-        pytest.skip("it takes half a minute; the long form has the time")
+@pytest.mark.usefixtures("_time_enough")
+def test_a_thread_that_never_comes_back_does_not_keep_a_daemon_from_its_end(rig: Rig, tally: Tally) -> None:
     state = rig.daemon.folder / "state"
     os.mkfifo(state / f".layout.json.{rig.daemon.pid}")  # Where the layout is written first: nobody reads it.
     config = json.loads((rig.daemon.folder / "config.json").read_text())
