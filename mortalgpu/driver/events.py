@@ -10,6 +10,7 @@ from contextlib import suppress
 
 import pynvml
 
+from mortalgpu.driver.library import address_of
 from mortalgpu.driver.readings import NO_INSTANCE, Handle, reached
 from mortalgpu.driver.translate import DEVICE_IS_GONE, NOT_OFFERED, NvmlError, fault_of
 from mortalgpu.model.device import Device, HealthEvent
@@ -79,7 +80,13 @@ class EventSet:
             if not self._drop_lost():
                 raise
             return
-        self._ready += events_of(data, reached(pynvml.nvmlDeviceGetUUID, data.device), devices)
+        uuid = reached(pynvml.nvmlDeviceGetUUID, data.device) or self._listened_as(data.device)
+        self._ready += events_of(data, uuid, devices)
+
+    def _listened_as(self, handle: Handle) -> str | None:
+        """Return the UUID by which a GPU is listened to: one that fell off the bus does not say it any more."""
+        address = address_of(handle)
+        return next((uuid for uuid, known in self._listening.items() if address_of(known) == address), None)
 
     def _drop_lost(self) -> bool:
         """Report the GPUs that are gone and start a set of the others; False when every one of them answers."""

@@ -122,6 +122,11 @@ def _bind(library: Any) -> None:
         pynvml._nvmlGetFunctionPointer_cache.clear()
 
 
+def address_of(handle: Any) -> int | None:
+    """Return what makes a device's handle the same one as another: the binding makes a new object of it each time."""
+    return ctypes.cast(handle, ctypes.c_void_p).value
+
+
 def initialise() -> None:
     """Initialise NVML. Blocks, for seconds on GPUs without persistence mode. Raises DriverError with the way out."""
     global _is_refused

@@ -12,7 +12,7 @@ from mortalgpu.simulation.driver import A100_UUID, partition_uuid, v100_uuid
 from tests.standin.nvml import StateFile
 
 V100_UUID, OTHER_UUID = v100_uuid(0), v100_uuid(1)
-NOT_SUPPORTED, UNKNOWN = 3, 999
+NOT_SUPPORTED, GPU_IS_LOST, UNKNOWN = 3, 15, 999
 SINGLE_BIT_ECC_ONLY = 1
 
 
@@ -113,6 +113,16 @@ async def test_a_lost_gpu_is_told_once_and_the_others_are_still_listened_to(
         machine.lose(V100_UUID)
         assert await next_event(driver) == HealthEvent("lost", V100_UUID)
         await driver.probe([V100_UUID])
+        machine.push_event(OTHER_UUID, "xid", 79)
+        assert await next_event(driver) == HealthEvent("xid", OTHER_UUID, 79)
+
+
+async def test_an_event_of_a_gpu_that_cannot_say_its_uuid_any_more_is_that_gpus(
+    open_driver: OpenDriver, machine: StateFile
+) -> None:
+    async with open_driver() as driver:
+        await listen(driver)
+        machine.add_fault("nvmlDeviceGetUUID", OTHER_UUID, error=GPU_IS_LOST)
         machine.push_event(OTHER_UUID, "xid", 79)
         assert await next_event(driver) == HealthEvent("xid", OTHER_UUID, 79)
 
