@@ -59,7 +59,7 @@ def reached(call: Callable[..., _T], *arguments: Any) -> _T | None:
 def read_memory(handle: Handle) -> Memory:
     """Read a device's memory. The second form leaves what the driver reserves out of `used`; old drivers have the first.
 
-    Raises NVML's NOT_SUPPORTED for a figure that is "not available".
+    Raises NVML's NOT_SUPPORTED where size or use are "not available"; what is free is never more than they leave.
     """
     try:
         memory = pynvml.nvmlDeviceGetMemoryInfo(handle, pynvml.nvmlMemory_v2)
@@ -69,7 +69,7 @@ def read_memory(handle: Handle) -> Memory:
         memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
     if NOT_AVAILABLE in (memory.total, memory.used):
         raise NvmlError(pynvml.NVML_ERROR_NOT_SUPPORTED)
-    return Memory(memory.total, memory.used, memory.free)
+    return Memory(memory.total, memory.used, min(memory.free, max(0, memory.total - memory.used)))
 
 
 def read_utilization(handle: Handle) -> Utilization:

@@ -37,6 +37,12 @@ async def test_what_the_driver_reserves_is_neither_used_nor_free(open_driver: Op
         assert await driver.memory([V100_UUID]) == {V100_UUID: Memory(32 * GIB, 2 * GIB, 29 * GIB)}
 
 
+async def test_a_free_figure_that_cannot_be_is_no_memory(open_driver: OpenDriver, machine: StateFile) -> None:
+    machine.set_gpu(V100_UUID, used=33 * GIB)  # The stand-in's figure of what is free goes below zero then, which is huge.
+    async with open_driver() as driver:
+        assert await driver.memory([V100_UUID]) == {V100_UUID: Memory(32 * GIB, 33 * GIB, 0)}
+
+
 @pytest.mark.parametrize("error", [NOT_SUPPORTED, FUNCTION_NOT_FOUND, VERSION_MISMATCH])
 async def test_an_older_driver_is_asked_in_the_older_form(open_driver: OpenDriver, machine: StateFile, error: int) -> None:
     machine.set_gpu(V100_UUID, reserved=GIB, used=2 * GIB)
