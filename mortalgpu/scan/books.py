@@ -86,10 +86,8 @@ class Books:
             await self._read()
 
     async def _read(self) -> None:
-        began_at, view = self._clock.monotonic(), self._pods.value
         try:
-            with trio.fail_after(self._patience):
-                assignments = await self._kubelet.assignments()
+            began_at, view, assignments = await self._answer()
         except KubeletError as error:
             self._note_failure(str(error))
             return
@@ -105,6 +103,36 @@ class Books:
         self.readings += 1
         self.trouble, self._failed_attempts = "", 0
         self._pause = self._tempo.gap_seconds
+
+    async def _answer(self) -> tuple[float, PodsView, tuple[Assignment, ...]]:
+        """Return when kubelet was asked, the pods as known then, and what it said. Raises KubeletError, trio.TooSlowError.
+
+        While it is silent it is asked again and again: the first question may be lost in a kubelet that hung, and is the one
+        that a slow kubelet answers.
+        """
+        outcomes: list[tuple[float, PodsView, tuple[Assignment, ...]] | KubeletError] = []
+        heard = trio.Event()
+
+        async def ask() -> None:
+            began_at, view = self._clock.monotonic(), self._pods.value
+            try:
+                outcomes.append((began_at, view, await self._kubelet.assignments()))
+            except KubeletError as error:
+                outcomes.append(error)
+            heard.set()
+
+        async with trio.open_nursery() as questions:
+            with trio.move_on_after(self._patience):
+                while not heard.is_set():
+                    questions.start_soon(ask)
+                    with trio.move_on_after(self._tempo.answer_seconds):
+                        await heard.wait()
+            questions.cancel_scope.cancel()
+        if not outcomes:
+            raise trio.TooSlowError
+        if isinstance(outcomes[0], KubeletError):
+            raise outcomes[0]
+        return outcomes[0]
 
     def _reading(
         self, assignments: tuple[Assignment, ...], began_at: float, view: PodsView, checkpoint: tuple[CheckpointEntry, ...]

@@ -186,3 +186,17 @@ async def test_the_log_tells_how_often_kubelet_was_asked_in_vain(
             await trio.sleep(3)
     assert books.failures == 5
     assert [vars(record)["attempts"] for record in caplog.records if "again" in record.message] == [3, 2]
+
+
+async def test_a_question_that_hangs_in_kubelet_keeps_nobody_waiting_once_it_speaks(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    kubelet = ScriptedKubelet()
+    async with keeping(kubelet) as books:
+        kubelet.hanging = True
+        await trio.sleep(120)
+        before = books.readings
+        kubelet.hanging = False
+        await trio.sleep(3)
+        assert books.readings > before
+        assert books.trouble == ""
