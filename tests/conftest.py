@@ -1,5 +1,9 @@
-"""The campaigns' form and counts: `--campaign long`, the fixtures `tally` and `long_form`, and a line at the end of the run."""
+"""The campaigns' form and counts: `--campaign long`, the fixtures `tally` and `long_form`, and a line at the end of the run.
 
+And a run in the background is as one in the foreground.
+"""
+
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
@@ -21,6 +25,9 @@ def pytest_configure(config: pytest.Config) -> None:
     for name, explanation in CAMPAIGNS.items():
         config.addinivalue_line("markers", f"{name}: {explanation}")
     config.stash[TALLIES] = {name: Tally() for name in CAMPAIGNS}
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell's background job ignores it and hands that on: what tests start could not be interrupted.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def campaign_of(item: pytest.Item) -> str | None:
