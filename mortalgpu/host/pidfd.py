@@ -3,6 +3,9 @@
 A pidfd means one process for as long as it is open, whatever becomes of the number (pidfd_open(2)); it works on processes
 that are not our children and turns readable when the whole process has ended, not only its first thread.
 
+A process that another one traces can be made to stop in the middle of its end, with all it holds, for as long as its tracer
+likes (PTRACE_EVENT_EXIT of ptrace(2)); no second signal helps. Where that tracer is of the same pod it is ended too.
+
 This file does not know why a process is to die. Blocking reads happen in worker threads of its own limiter, so that a
 scan that hangs in /proc does not keep a kill from happening.
 """
@@ -11,6 +14,7 @@ import errno
 import os
 import select
 import signal
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -20,9 +24,14 @@ from mortalgpu import threads
 from mortalgpu.errors import HostError
 from mortalgpu.host.base import HostProcess, KillOutcome, StillWanted
 from mortalgpu.host.identity import identify
+from mortalgpu.host.procfs import tracers_that_stop
 
 _NO_SUCH_PROCESS = (errno.ESRCH, errno.EINVAL, errno.ENOENT)
 """What pidfd_open says of a number nobody has, and of a thread that is not a process's first."""
+
+
+TRACER_SECONDS = 0.25
+"""How long a tracer may hold up an end: a debugger lets go within milliseconds."""
 
 
 class PidfdHandle:
@@ -59,7 +68,7 @@ class PidfdHandle:
             return KillOutcome.KILLED
         if refusal is not None:
             return refusal
-        return KillOutcome.KILLED if await self._is_gone_within(gone_within_seconds) else KillOutcome.STILL_THERE
+        return KillOutcome.KILLED if await self._is_gone_for_good(expected, gone_within_seconds) else KillOutcome.STILL_THERE
 
     def close(self) -> None:
         """Let go of the process; a kill that still waits is told by an error."""
@@ -102,6 +111,30 @@ class PidfdHandle:
             return KillOutcome.NOT_PERMITTED
         return None
 
+    async def _is_gone_for_good(self, expected: HostProcess, seconds: float) -> bool:
+        """Wait for the end of a process that got SIGKILL, and take away who holds it up."""
+        ends = trio.current_time() + seconds
+        while (left := ends - trio.current_time()) > 0 and not has_ended(self._open_descriptor):
+            if not await self._is_gone_within(min(left, TRACER_SECONDS)):
+                with suppress(HostError):  # It is tried again; the signal was sent, whatever cannot be read.
+                    await threads.run(self._end_tracers, expected, limiter=self._limiter)
+        return has_ended(self._open_descriptor)
+
+    def _end_tracers(self, expected: HostProcess) -> None:
+        """End the processes of the same pod that keep this one from its end. As with any other: held, identified, signalled."""
+        for pid in tracers_that_stop(self._root, expected.pid):
+            descriptor = _open_pidfd(pid)
+            if descriptor is None:
+                continue
+            try:
+                found = identify(self._root, pid)
+                # The one that is to end holds its number still, so it is its tracer that was read.
+                if not (has_ended(descriptor) or has_ended(self._open_descriptor)) and _same_pod(found, expected):
+                    with suppress(ProcessLookupError, PermissionError):
+                        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+            finally:
+                os.close(descriptor)
+
     async def _is_gone_within(self, seconds: float) -> bool:
         with trio.move_on_after(seconds):
             await trio.lowlevel.wait_readable(self._open_descriptor)
@@ -125,6 +158,13 @@ def hold(root: str, pid: int, limiter: trio.CapacityLimiter) -> PidfdHandle | No
         if process is None:
             os.close(descriptor)
     return None if process is None else PidfdHandle(root, process, descriptor, limiter)
+
+
+def _same_pod(found: HostProcess | None, expected: HostProcess) -> bool:
+    """Whether a process is surely of the pod of another."""
+    if found is None or found.container is None or expected.container is None or found.pid == expected.pid:
+        return False
+    return bool(found.container.pod_uid) and found.container.pod_uid == expected.container.pod_uid
 
 
 def has_ended(descriptor: int) -> bool:

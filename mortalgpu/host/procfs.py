@@ -126,15 +126,33 @@ def container_of_threads(root: str, pid: int) -> ContainerRef | None:
 
 
 def _thread_cgroups(root: str, pid: int) -> Generator[bytes]:
+    with closing(_threads(root, pid)) as threads:
+        for thread in threads:
+            if thread == pid or (descriptor := open_cgroup(root, pid, thread)) is None:
+                continue
+            try:
+                yield read_cgroup(descriptor) or b""
+            finally:
+                os.close(descriptor)
+
+
+def tracers_that_stop(root: str, pid: int) -> set[int]:
+    """Return the processes whose tracing keeps a thread of this one stopped at this moment; empty when it is gone."""
+    tracers = set()
+    for thread in _threads(root, pid):
+        fields = _fields(_read(f"{root}/{pid}/task/{thread}/status", _FIRST_READ_BYTES) or b"")
+        tracer = _numbers(fields.get(b"TracerPid", b""))
+        if fields.get(b"State", b"").split()[:1] == [b"t"] and tracer and tracer[0]:
+            # What is told is the thread that traces; a process goes by its first one.
+            tracers |= set(_numbers(_fields(_read(f"{root}/{tracer[0]}/status", _FIRST_READ_BYTES) or b"").get(b"Tgid", b"")))
+    return tracers
+
+
+def _threads(root: str, pid: int) -> Generator[int]:
     try:
         with os.scandir(f"{root}/{pid}/task") as threads:
             for thread in threads:
-                if int(thread.name) == pid or (descriptor := open_cgroup(root, pid, int(thread.name))) is None:
-                    continue
-                try:
-                    yield read_cgroup(descriptor) or b""
-                finally:
-                    os.close(descriptor)
+                yield int(thread.name)
     except OSError as error:
         _raise_unless_gone(error, f"{root}/{pid}/task")
 
@@ -182,7 +200,7 @@ def parse_status(text: bytes) -> Status | None:
     `NSpid` lists the pid in each namespace from the reader's inwards: the second one is the container's, deeper ones are
     of namespaces that the tenant made. The kernel escapes newlines in names, so a line is a line.
     """
-    fields = dict(line.split(b":", 1) for line in text.split(b"\n") if b":" in line)
+    fields = _fields(text)
     users, pids = _numbers(fields.get(b"Uid", b"")), _numbers(fields.get(b"NSpid", b"") or fields.get(b"Pid", b""))
     if not users or not pids:
         return None
@@ -202,6 +220,10 @@ def parse_passwd(text: bytes) -> dict[int, str]:
         if len(fields) >= 3 and fields[0] and (number := _numbers(fields[2])):
             users.setdefault(number[0], one_line(fields[0].decode("utf-8", "replace"), TEXT_LIMIT))
     return users
+
+
+def _fields(text: bytes) -> dict[bytes, bytes]:
+    return dict(line.split(b":", 1) for line in text.split(b"\n") if b":" in line)
 
 
 def _numbers(text: bytes) -> list[int]:
