@@ -12,6 +12,7 @@
  *   intruder orphan                     leave its parent and session, for user, pid and cgroup namespaces of its own
  *   intruder vfork                      lend its memory to a child that never gives it back
  *   intruder twin                       share its memory with a child that is no thread
+ *   intruder traced                     stop a child of its own in the middle of its end
  *   intruder hydra COUNT                let the first thread end, and so many others live
  *
  * A line on standard output tells what came of it; then it sleeps. What cannot be done is told, and is no success.
@@ -28,6 +29,7 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/ptrace.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -161,6 +163,11 @@ int main(int argc, char **argv) {
         orphan();
     } else if (!strcmp(mode, "vfork")) {
         if (vfork() == 0) twin(NULL);
+    } else if (!strcmp(mode, "traced")) {
+        pid_t child = fork();
+        if (child == 0) stay();
+        if (ptrace(PTRACE_SEIZE, child, NULL, PTRACE_O_TRACEEXIT) != 0) fail("trace");
+        tell("done");
     } else if (!strcmp(mode, "twin")) {
         static char stack[65536] __attribute__((aligned(16)));
         if (clone(twin, stack + sizeof stack, CLONE_VM | CLONE_FILES | SIGCHLD, NULL) < 0) fail("clone");

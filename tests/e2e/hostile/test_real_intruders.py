@@ -123,6 +123,22 @@ def test_who_leaves_its_parents_or_its_first_thread_behind_is_held_as_who_it_is(
     tally.add("attacks")
 
 
+def test_who_stops_its_child_in_the_middle_of_its_end_ends_with_it(stage: Stage, folder: Path, tally: Tally) -> None:
+    tenant, victim = stage.actor("tenant"), stage.actor("victim")
+    with intruding(stage, tenant, folder, "traced") as intrusion:
+        said = intrusion.said()
+        if said != "done":
+            pytest.skip(f"the kernel refuses the attack itself: {said}")
+        tracer, child = eventually("both", lambda: pids if len(pids := intrusion.pids()) == 2 else [], seconds=10)
+        with Life(child) as one, Life(tracer) as other, Life(tenant.pid) as first, Life(victim.pid) as neighbour:
+            stage.hold(V100, {child: tenant.limit_bytes + 2 * MIB, victim.pid: victim.limit_bytes})
+            for ended_with_it in (one, other):
+                ended_with_it.wait_end()
+            stage.release(child)
+            assert (first.alive, neighbour.alive) == (True, True)
+    tally.add("attacks")
+
+
 @pytest.mark.parametrize("mode", ["vfork", "twin"])
 def test_of_two_processes_with_one_memory_the_one_that_the_driver_names_is_ended(
     stage: Stage, folder: Path, tally: Tally, long_form: bool, mode: str
