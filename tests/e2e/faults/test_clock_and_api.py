@@ -35,7 +35,7 @@ def plane(tmp_path: Path, long_form: bool) -> Iterator[ControlPlane]:
 
 
 @pytest.fixture
-def clock(idle: Rig, plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> Clock:
+def clock(plane: ControlPlane, idle: Rig, monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock of the rig's daemon, which learns of pods from the API server."""
     clock = Clock(idle.daemon.folder)
     idle.daemon.config |= {"podSource": "kubernetes", "kubernetes": access(plane, idle.daemon.folder)}
@@ -66,7 +66,7 @@ def is_synced(rig: Rig) -> bool:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("jump", [DAY_SECONDS, -DAY_SECONDS])
 def test_a_watch_that_stands_goes_on_and_one_that_ended_stands_again_once_the_clock_is_right(
-    idle: Rig, plane: ControlPlane, clock: Clock, tally: Tally, jump: int
+    plane: ControlPlane, idle: Rig, clock: Clock, tally: Tally, jump: int
 ) -> None:
     eventually("the first list", lambda: is_synced(idle), seconds=20)
     failures = figure(idle, "mortalgpu_cluster_failures_total")
