@@ -11,6 +11,7 @@ scan that hangs in /proc does not keep a kill from happening.
 """
 
 import errno
+import logging
 import os
 import select
 import signal
@@ -25,6 +26,8 @@ from mortalgpu.errors import HostError
 from mortalgpu.host.base import HostProcess, KillOutcome, StillWanted
 from mortalgpu.host.identity import identify
 from mortalgpu.host.procfs import tracers_that_stop
+
+log = logging.getLogger(__name__)
 
 _NO_SUCH_PROCESS = (errno.ESRCH, errno.EINVAL, errno.ENOENT)
 """What pidfd_open says of a number nobody has, and of a thread that is not a process's first."""
@@ -132,6 +135,8 @@ class PidfdHandle:
                 if not (has_ended(descriptor) or has_ended(self._open_descriptor)) and _same_pod(found, expected):
                     with suppress(ProcessLookupError, PermissionError):
                         signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+                        told = {"pid": pid, "kept": expected.pid}
+                        log.warning("stopped a process that kept another of its pod from ending", extra=told)
             finally:
                 os.close(descriptor)
 

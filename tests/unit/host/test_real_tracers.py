@@ -33,13 +33,16 @@ def traced(tree: KubepodsTree, box: Box) -> "tuple[subprocess.Popen[bytes], int]
 
 
 @needs_unified
-async def test_who_stops_its_child_in_the_middle_of_its_end_ends_with_it(tree: KubepodsTree, table: ProcfsTable) -> None:
+async def test_who_stops_its_child_in_the_middle_of_its_end_ends_with_it(
+    tree: KubepodsTree, table: ProcfsTable, caplog: pytest.LogCaptureFixture
+) -> None:
     box = tree.container()
     bystander = tree.run(box, SLEEP)
     tracer, child = traced(tree, box)
     assert await kill(table, await only(table, child)) is KillOutcome.KILLED
     assert tracer.wait(10) == -signal.SIGKILL
     assert bystander.poll() is None
+    assert "stopped a process that kept another of its pod from ending" in caplog.text
 
 
 @needs_unified
