@@ -95,8 +95,9 @@ class Succession:
             past = self._past(text)
             if past not in changed:
                 changed[past] = change(past)
-            # Other parts of the program keep the same ids for as long: one text serves all.
-            self._pasts[sys.intern(text)] = changed[past]
+            if changed[past] is not past:  # Most callers show a token that was met before.
+                # Other parts of the program keep the same ids for as long: one text serves all.
+                self._pasts[sys.intern(text)] = changed[past]
 
 
 def _met(past: _Past, at: float) -> _Past:

@@ -129,7 +129,9 @@ class Worker:
             try:
                 with trio.move_on_after(seconds):
                     return await threads.run(
-                        *(hop.make, work, self._abandoned),
+                        hop.make,
+                        work,
+                        self._abandoned,
                         abandon_on_cancel=True,
                         limiter=self._limiter,
                         patience_seconds=math.inf,
